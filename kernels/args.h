@@ -1,0 +1,294 @@
+// The argument structs of the kernel interface (kernels/backend.h): plain pointers and integers, so that a CUDA
+// translation unit can include this file alone.
+//
+// Conventions for every pointer below:
+//  - it points into memory of the backend that runs the operation (host memory for `ref` and `cpu`);
+//  - it is owned by the caller and must stay valid until the operation has completed;
+//  - it is not null unless marked "nullable";
+//  - shapes are row-major and given in brackets, e.g. [rows, hidden].
+// `Act` marks the backend's activation type (float for `ref` and `cpu`; see Backend::activation_bytes()).
+//
+// Vocabulary: a *row* is one token of one step. A *block* is `block_tokens` consecutive tokens of one sequence's KV.
+// A block table maps block index within a sequence -> physical block in the pool.
+#pragma once
+
+#include <cstdint>
+
+namespace spotd::kernels {
+
+class Weight;
+
+// ---------------------------------------------------------------------------------------------------------------
+// Where a step's tokens live.
+
+// How a selector key of dimension d is stored (DESIGN 4).
+enum class SelectorKeyFormat : uint8_t {
+  kNone,  // the model has no selector
+  kBf16,  // d x bf16
+  kInt4,  // groups of 32: signed 4-bit values, one fp16 scale each; 72 bytes for d = 128
+  kFp4,   // groups of 16: e2m1 values, one e4m3 scale each; 72 bytes for d = 128
+};
+
+// One layer's part of the paged cache. Block b of an array starts at base + b * (its block size in bytes).
+struct KvLayer {
+  void* kv;             // [num_blocks, 2 (K then V), kv_heads, block_tokens, head_dim] bf16
+  void* summary;        // nullable. [num_blocks, kv_heads, 2 (min then max), head_dim] bf16: elementwise bounds of K
+  void* selector_keys;  // nullable. [num_blocks, block_tokens, selector key bytes]
+  int32_t num_blocks;   // physical blocks in the pool, for bounds checks
+  int32_t block_tokens;
+  int32_t kv_heads;
+  int32_t head_dim;
+  int32_t selector_dim;  // d_s; 0 without a selector
+  SelectorKeyFormat selector_format;
+};
+
+// The sequences of one step. Sequence s owns rows [row_start[s], row_start[s + 1]), which are its newest tokens:
+// with n = kv_len[s] and m its number of rows, row row_start[s] + i is the token at index n - m + i of the sequence.
+// A decode step has one row per sequence: operations marked "decode only" take row s to be sequence s and do not read
+// row_start, so a caller may hand them any contiguous range of the rows by offsetting the pointers.
+struct SequenceBatch {
+  int32_t num_seqs;
+  int32_t num_rows;
+  int32_t max_kv_len;           // the largest kv_len, on the host, for sizing work
+  const int32_t* block_tables;  // [num_seqs, table_stride] physical block ids
+  int32_t table_stride;         // >= ceil(max_kv_len / block_tokens)
+  const int32_t* kv_len;        // [num_seqs] tokens in the cache once this step's rows are appended
+  const int32_t* row_start;     // [num_seqs + 1]
+};
+
+// Rotary embedding in the rotate-half convention: dims (i, i + rotary_dim / 2) form a pair, turned by
+// position * inv_freq[i]; cos and sin are multiplied by `magnitude` (YaRN's attention factor, 1 otherwise).
+// Dims from rotary_dim on pass through.
+struct Rope {
+  const float* inv_freq;  // [rotary_dim / 2]
+  int32_t rotary_dim;
+  float magnitude;
+};
+
+// ---------------------------------------------------------------------------------------------------------------
+// Dense operations.
+
+struct EmbedArgs {
+  const Weight* table;    // [vocab, hidden]
+  const int32_t* tokens;  // [rows], each in [0, vocab)
+  int32_t rows;
+  void* out;  // [rows, hidden] Act
+};
+
+// out = x / sqrt(mean(x^2) + eps) * weight
+struct RmsNormArgs {
+  const void* x;        // [rows, dim] Act
+  const float* weight;  // [dim]
+  int32_t rows;
+  int32_t dim;
+  float eps;
+  void* out;  // [rows, dim] Act; may equal x
+};
+
+inline constexpr int kMaxLinearOutputs = 8;
+
+// One output of a Linear: y = x W^T (+ bias), or y += x W^T (+ bias).
+struct LinearOutput {
+  const Weight* weight;  // [out_dim, in_dim]
+  const float* bias;     // nullable. [out_dim]
+  void* y;               // [rows, out_dim] Act, or float where Linear is called through Logits
+  bool accumulate;
+};
+
+// Several projections of the same input, so that a backend reads (and quantises) x once.
+// A row's result does not depend on how many other rows there are, for rows <= kMaxInvariantRows.
+struct LinearArgs {
+  const void* x;  // [rows, in_dim] Act
+  int32_t rows;
+  int32_t in_dim;
+  int32_t num_outputs;
+  LinearOutput outputs[kMaxLinearOutputs];
+};
+
+// Up to this many rows, Linear's arithmetic for a row is the same whatever the number of rows: the property that
+// makes a request's tokens independent of its neighbours in a decode batch.
+inline constexpr int kMaxInvariantRows = 256;
+
+// out = silu(gate) * up
+struct SwiGluArgs {
+  const void* gate;  // [rows, dim] Act
+  const void* up;    // [rows, dim] Act
+  int32_t rows;
+  int32_t dim;
+  void* out;  // [rows, dim] Act; may equal gate or up
+};
+
+// ---------------------------------------------------------------------------------------------------------------
+// Appending to the cache.
+
+// QK-norm (where the model has it), RoPE, then K and V written to their blocks as bf16; q is left in place for the
+// attention that follows. Where layer.summary is set, the min/max of every block touched is recomputed from all its
+// tokens, so that the result does not depend on how the tokens arrived (rewind, chunking).
+struct AppendKvArgs {
+  SequenceBatch batch;
+  KvLayer layer;
+  Rope rope;
+  const int32_t* positions;  // [rows] RoPE position of each row
+  int32_t q_heads;
+  void* q;              // in/out [rows, q_heads, head_dim] Act
+  void* k;              // in/out [rows, kv_heads, head_dim] Act; clobbered
+  const void* v;        // [rows, kv_heads, head_dim] Act
+  const float* q_norm;  // nullable. [head_dim]
+  const float* k_norm;  // nullable. [head_dim]
+  float eps;
+};
+
+// k_s = RoPE(RMSNorm(k)) quantised to layer.selector_format and written to its block; q_s = RoPE(q) in place.
+struct AppendSelectorArgs {
+  SequenceBatch batch;
+  KvLayer layer;
+  Rope rope;
+  const int32_t* positions;  // [rows]
+  int32_t heads;             // H_s
+  void* q;                   // nullable (prefill needs no queries). in/out [rows, H_s, d_s] Act
+  void* k;                   // in/out [rows, d_s] Act; clobbered
+  const float* k_norm;       // [d_s]
+  float eps;
+};
+
+// ---------------------------------------------------------------------------------------------------------------
+// Choosing blocks. Decode only: every batch below has one row per sequence.
+//
+// A *chooser* makes one choice per (row, group). groups = 1: all heads share the choice (the distilled selector,
+// the oracle). groups = kv_heads: each KV head chooses for its GQA group (Quest).
+// Scores are natural-log masses up to a constant per (row, group): block_lse[row, group, b] = log sum exp of the token
+// scores of block b. Entries at or beyond the row's block count are not written.
+
+// The distilled selector (DESIGN 2): score(j) = sum_h w[h] * relu(q[h] . k_s[j]) / sqrt(d_s).
+struct SelectorScoreArgs {
+  SequenceBatch batch;
+  KvLayer layer;
+  int32_t heads;  // H_s
+  const void* q;  // [rows, H_s, d_s] Act
+  const void* w;  // [rows, H_s] Act
+  float* block_lse;  // [rows, lse_stride]
+  int32_t lse_stride;
+};
+
+// Quest (arXiv 2406.10774): an upper bound on q . k over a block, sum_i max(q_i min_i, q_i max_i), per query head.
+// The group's score of a block is log( mean over its heads h of softmax_b(bound_h)[b] ).
+struct QuestScoreArgs {
+  SequenceBatch batch;
+  KvLayer layer;
+  int32_t q_heads;
+  float scale;       // multiplies q . k, normally 1 / sqrt(head_dim)
+  const void* q;     // [rows, q_heads, head_dim] Act, after RoPE
+  float* block_lse;  // [rows, kv_heads, lse_stride]
+  int32_t lse_stride;
+};
+
+// The true attention mass of each block, averaged over query heads: log( mean_h sum_{j in b} p_h[j] ).
+struct OracleScoreArgs {
+  SequenceBatch batch;
+  KvLayer layer;
+  int32_t q_heads;
+  float scale;
+  const void* q;     // [rows, q_heads, head_dim] Act, after RoPE
+  float* block_lse;  // [rows, lse_stride]
+  int32_t lse_stride;
+};
+
+// How a row's budget is read from its block masses. See kernels/core/budget_rule.h for the exact rule.
+enum class BudgetKind : uint8_t {
+  kDualTopP,       // nucleus over the residual, stopped by p_residual or p_total, whichever comes first
+  kFixedTokens,    // best blocks up to k_tokens (reserved included)
+  kFixedFraction,  // best blocks up to fraction * visible blocks (reserved included)
+  kReservedOnly,   // sinks and recency only; scores are not read
+};
+
+struct BudgetRule {
+  BudgetKind kind;
+  float p_residual;        // kDualTopP, in (0, 1]
+  float p_total;           // kDualTopP, in (0, 1]
+  float fraction;          // kFixedFraction, in (0, 1]
+  int32_t k_tokens;        // kFixedTokens
+  int32_t sink_tokens;     // reserved at the start
+  int32_t recency_tokens;  // reserved at the end
+  int32_t k_min_tokens;    // floor, reserved included
+  int32_t k_max_tokens;    // cap, reserved included; 0 = no cap
+};
+
+struct SelectArgs {
+  SequenceBatch batch;
+  int32_t block_tokens;
+  int32_t groups;
+  const BudgetRule* rules;  // [rows]
+  const float* block_lse;   // nullable when every rule is kReservedOnly. [rows, groups, lse_stride]
+  int32_t lse_stride;
+  int32_t* selected;      // [rows, groups, selected_stride] block indices within the sequence, ascending
+  int32_t selected_stride;  // >= the row's block count
+  int32_t* counts;        // [rows, groups]
+  float* covered_mass;    // [rows, groups] mass of the chosen blocks as the scores see it, in [0, 1]; 1 without scores
+};
+
+// ---------------------------------------------------------------------------------------------------------------
+// Attention. out[h] = softmax(scale * q[h] . K) V over the visible tokens of the chosen blocks.
+
+// Decode: one row per sequence.
+struct AttendArgs {
+  SequenceBatch batch;
+  KvLayer layer;
+  int32_t q_heads;
+  float scale;
+  const void* q;            // [rows, q_heads, head_dim] Act, after RoPE
+  const int32_t* selected;  // nullable: all blocks (dense). [rows, groups, selected_stride]
+  const int32_t* counts;    // [rows, groups] when selected is set
+  int32_t groups;           // 1 or kv_heads
+  int32_t selected_stride;
+  void* out;   // [rows, q_heads, head_dim] Act
+  float* lse;  // nullable. [rows, q_heads] natural-log sum exp of the scaled scores
+};
+
+// Prefill: each row attends to every token of its sequence up to and including itself.
+struct PrefillAttendArgs {
+  SequenceBatch batch;
+  KvLayer layer;
+  int32_t q_heads;
+  float scale;
+  const void* q;  // [rows, q_heads, head_dim] Act, after RoPE
+  void* out;      // [rows, q_heads, head_dim] Act
+  float* lse;     // nullable. [rows, q_heads]
+};
+
+// ---------------------------------------------------------------------------------------------------------------
+// Sampling.
+
+// Per-row sampling parameters, already validated. Order of application: logit bias, penalties, temperature, top-k,
+// top-p, min-p, draw. temperature == 0 is greedy (highest logit, ties to the lower id) after bias and penalties.
+struct SamplingParams {
+  float temperature;         // >= 0
+  float top_p;               // (0, 1], 1 = off
+  float min_p;               // [0, 1], 0 = off
+  float repetition_penalty;  // > 0, 1 = off; divides positive logits of seen tokens, multiplies negative ones
+  float presence_penalty;    // subtracted once from the logit of a generated token
+  float frequency_penalty;   // subtracted per occurrence in the generated text
+  int32_t top_k;             // 0 = off
+  uint64_t seed;
+  uint64_t draw;  // index of this draw within the request: (seed, draw) fixes the random number (kernels/core/philox.h)
+};
+
+// A token whose logit is adjusted: how often it was seen and generated so far, and an additive bias.
+struct TokenAdjustment {
+  int32_t token;
+  int32_t seen;       // occurrences in prompt and output (repetition penalty applies when > 0)
+  int32_t generated;  // occurrences in the output (presence and frequency penalties)
+  float bias;
+};
+
+struct SampleArgs {
+  float* logits;  // in/out [rows, vocab]; clobbered
+  int32_t rows;
+  int32_t vocab;
+  const SamplingParams* params;        // [rows]
+  const TokenAdjustment* adjustments;  // nullable when adjustment_start is all zero. distinct tokens per row
+  const int32_t* adjustment_start;     // [rows + 1] into adjustments
+  int32_t* tokens;                     // out [rows]
+  float* logprobs;                     // out [rows] log softmax of the unmodified logits at the chosen token
+};
+
+}  // namespace spotd::kernels

@@ -1,0 +1,80 @@
+// Grants KV blocks to sequences, shares them between forks, and knows where each layer's bytes are: the one class of
+// this folder that `runtime` talks to.
+//
+// Invariants (tests/kvstore/kv_store_property_test.cc):
+//  - references: a block's count equals the number of tables that hold it; it is free exactly when that is zero.
+//  - single writer: a block that may be written (at or beyond a table's num_tokens) is held by one table only.
+//  - exact accounting: blocks in use * layout.BytesPerBlock() bytes, never more than the limit.
+//  - pages-return: with no table alive, every block is free.
+//
+// Residency: today every block lives in the backend's memory (the fast tier). Physical ids are private to this class and
+// the tables, and `Reserve` is the only way to obtain one, so a tier below can be put behind Reserve and LayerView.
+//
+// Thread-safety: none; the engine thread owns it. Counters in stats() are plain integers of that thread.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "kernels/args.h"
+#include "kernels/backend.h"
+#include "kvstore/block_pool.h"
+#include "kvstore/block_table.h"
+#include "kvstore/kv_layout.h"
+
+namespace spotd::kvstore {
+
+struct KvStats {
+  int32_t blocks_total = 0;
+  int32_t blocks_used = 0;    // referenced by at least one table
+  int32_t blocks_shared = 0;  // referenced by more than one table
+  size_t bytes_per_block = 0;
+  uint64_t copies_on_write = 0;  // blocks copied because a writer shared them
+};
+
+class KvStore {
+ public:
+  // Divides `memory_bytes` of the backend's memory into blocks. INVALID_ARGUMENT when not even one block fits or a
+  // layout field is out of range; RESOURCE_EXHAUSTED when the backend cannot give the memory.
+  static absl::StatusOr<std::unique_ptr<KvStore>> Create(kernels::Backend* backend, const KvLayout& layout,
+                                                         size_t memory_bytes);
+
+  BlockTable NewTable();
+
+  // Makes room for `tokens` more tokens: afterwards positions [num_tokens, num_tokens + tokens) may be written.
+  // Allocates blocks and copies a shared last block. RESOURCE_EXHAUSTED (table unchanged) when the pool is short.
+  absl::Status Reserve(BlockTable* table, int32_t tokens);
+  // Blocks that Reserve would have to take from the pool; admission asks before it promises.
+  int32_t BlocksNeeded(const BlockTable& table, int32_t tokens) const;
+  // Declares `tokens` reserved positions written.
+  void Commit(BlockTable* table, int32_t tokens);
+  // Gives back reserved blocks beyond the last token.
+  void ReleaseReserved(BlockTable* table);
+  // Keeps the first `tokens` tokens; blocks no longer needed are released. tokens <= num_tokens().
+  void Truncate(BlockTable* table, int32_t tokens);
+  // Shares every block; no KV is copied until one side writes into a shared block.
+  BlockTable Fork(const BlockTable& table);
+
+  kernels::KvLayer LayerView(int32_t layer) const;
+  const KvLayout& layout() const { return layout_; }
+  KvStats stats() const;
+
+ private:
+  friend class BlockTable;
+  KvStore(kernels::Backend* backend, const KvLayout& layout, int32_t num_blocks);
+  void CopyBlock(BlockId to, BlockId from);
+
+  kernels::Backend* backend_;
+  KvLayout layout_;
+  BlockPool pool_;
+  kernels::Buffer kv_;         // [layers, num_blocks, KvBlockBytes]
+  kernels::Buffer summaries_;  // [layers, num_blocks, SummaryBlockBytes]
+  kernels::Buffer selector_;   // [layers, num_blocks, SelectorBlockBytes]
+  uint64_t copies_on_write_ = 0;
+};
+
+}  // namespace spotd::kvstore
