@@ -1,0 +1,37 @@
+#!/usr/bin/env python3
+"""Proves that the lints can fail: a planted violation of each rule must be found."""
+import pathlib
+import subprocess
+import sys
+import tempfile
+
+HERE = pathlib.Path(__file__).parent
+
+
+def run(script: str, files: dict) -> int:
+    with tempfile.TemporaryDirectory() as root:
+        for name, text in files.items():
+            path = pathlib.Path(root, name)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(text, encoding="utf-8")
+        return subprocess.run([sys.executable, HERE / script, root], stdout=subprocess.DEVNULL, check=False).returncode
+
+
+def main() -> int:
+    cases = [
+        ("include_graph.py", {"kvstore/a.cc": '#include "kernels/args.h"\n'}, 0),
+        ("include_graph.py", {"kvstore/a.cc": '#include "runtime/engine/engine.h"\n'}, 1),
+        ("include_graph.py", {"runtime/text/a.cc": '#include "runtime/model/model_config.h"\n'}, 1),
+        ("include_graph.py", {"runtime/engine/a.cc": '#include "spotd/v1/sessions.pb.h"\n'}, 1),
+        ("include_graph.py", {"kernels/cpu/a.cc": '#include "kernels/ref/ref_backend.h"\n'}, 1),
+        ("include_graph.py", {"kernels/a.cc": '#include "a.h"\n'}, 1),
+        ("size_budget.py", {"kernels/a.cc": "\n" * 500}, 0),
+        ("size_budget.py", {"kernels/a.cc": "\n" * 501}, 1),
+    ]
+    failed = [(s, f) for s, f, want in cases if run(s, f) != want]
+    print(f"{len(cases) - len(failed)} of {len(cases)} lint cases behave", failed or "")
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
