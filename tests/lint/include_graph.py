@@ -24,6 +24,8 @@ ALLOWED = {
     "tools/spot_bench": ["runtime/model", "runtime/text", "kvstore", "kernels", "kernels/core"],
     "clients": ["proto"],
 }
+# Libraries whose headers Google style puts in quotes.
+LIBRARIES = {"absl", "hwy", "gtest", "gmock", "benchmark", "google", "grpcpp", "prometheus", "nlohmann"}
 # Tests and benchmarks may include anything.
 UNCHECKED = ("tests",)
 # The host-side interface and argument structs live in kernels/ itself; a folder of backends may see those two headers
@@ -58,6 +60,8 @@ def violations(root: pathlib.Path):
             continue
         source = folder_of(relative)
         for include in INCLUDE.findall(path.read_text(encoding="utf-8")):
+            if include.split("/")[0] in LIBRARIES and not is_generated(include):
+                continue
             target = "proto" if is_generated(include) else folder_of(include)
             if not is_generated(include) and not is_project_path(include):
                 yield f"{relative}: \"{include}\" is not a path from the project root"
