@@ -1,0 +1,170 @@
+#include "tools/spot_bench/measure.h"
+
+#include <algorithm>
+#include <chrono>
+#include <span>
+#include <utility>
+#include <vector>
+
+#include "kernels/core/status.h"
+#include "tools/spot_bench/read_rate.h"
+
+namespace spotd::bench {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+
+constexpr int kWarmUpSteps = 4;
+constexpr int64_t kGemmDim = 2048;
+constexpr int32_t kGemmRows = 512;
+constexpr int kGemmRepeats = 5;
+
+double SecondsSince(Clock::time_point start) {
+  return std::chrono::duration<double>(Clock::now() - start).count();
+}
+
+absl::Status PrefillAll(BenchModel& bench, std::span<const int32_t> tokens, int32_t chunk,
+                        kvstore::BlockTable* table) {
+  SPOTD_RETURN_IF_ERROR(bench.store().Reserve(table, static_cast<int32_t>(tokens.size())));
+  for (size_t done = 0; done < tokens.size(); done += static_cast<size_t>(chunk)) {
+    const auto part = tokens.subspan(done, std::min<size_t>(chunk, tokens.size() - done));
+    SPOTD_RETURN_IF_ERROR(bench.transformer().Prefill({part, table}, {}));
+    bench.store().Commit(table, static_cast<int32_t>(part.size()));
+  }
+  return bench.backend().Synchronize();
+}
+
+// Every weight but the embedding is used once per token; attention adds q.k and p.v over half the
+// square.
+double PrefillFlops(const model::ModelConfig& config, double tokens) {
+  const double attention_out = static_cast<double>(config.q_heads) * config.head_dim;
+  const double kv_out = 2.0 * config.kv_heads * config.head_dim;
+  const double per_layer =
+      config.hidden * (2 * attention_out + kv_out) + 3.0 * config.hidden * config.ffn_hidden;
+  const double attention = 2 * attention_out * tokens / 2;
+  return 2 * config.layers * tokens * (per_layer + attention);
+}
+
+absl::StatusOr<double> MeasureGemmRate(kernels::Backend& backend) {
+  if (backend.activation_bytes() != sizeof(float)) return 0.0;
+  const std::vector<float> values(kGemmDim * kGemmDim, 0.5f);
+  kernels::WeightSource source;
+  source.name = "gemm-rate";
+  source.rows = kGemmDim;
+  source.cols = kGemmDim;
+  source.data = values.data();
+  SPOTD_ASSIGN_OR_RETURN(const auto weight, backend.CreateWeight(source));
+  std::vector<float> x(kGemmRows * kGemmDim, 0.25f);
+  std::vector<float> y(kGemmRows * kGemmDim);
+  kernels::LinearArgs args{
+      x.data(), kGemmRows, kGemmDim, 1, {{weight.get(), nullptr, y.data(), false}}};
+  double best = 1e30;
+  for (int i = 0; i < kGemmRepeats; ++i) {
+    const auto start = Clock::now();
+    backend.Linear(args);
+    SPOTD_RETURN_IF_ERROR(backend.Synchronize());
+    best = std::min(best, SecondsSince(start));
+  }
+  return 2.0 * kGemmRows * kGemmDim * kGemmDim / best;
+}
+
+struct DecodeState {
+  std::vector<kvstore::BlockTable> tables;
+  std::vector<model::DecodeRow> rows;
+  std::vector<model::DecodeResult> results;
+};
+
+absl::Status Step(BenchModel& bench, DecodeState& state) {
+  for (kvstore::BlockTable& table : state.tables)
+    SPOTD_RETURN_IF_ERROR(bench.store().Reserve(&table, 1));
+  SPOTD_RETURN_IF_ERROR(bench.transformer().Decode(state.rows, state.results));
+  for (size_t i = 0; i < state.rows.size(); ++i) {
+    bench.store().Commit(&state.tables[i], 1);
+    state.rows[i].token = state.results[i].token;
+  }
+  return absl::OkStatus();
+}
+
+absl::StatusOr<DecodeState> StartDecode(BenchModel& bench, const BenchOptions& options) {
+  SPOTD_ASSIGN_OR_RETURN(const std::vector<int32_t> prompt, bench.PromptTokens(options.context));
+  DecodeState state;
+  state.tables.push_back(bench.store().NewTable());
+  SPOTD_RETURN_IF_ERROR(PrefillAll(bench, prompt, options.chunk, &state.tables[0]));
+  while (static_cast<int32_t>(state.tables.size()) < options.batch) {
+    state.tables.push_back(bench.store().Fork(state.tables[0]));
+  }
+  kernels::SamplingParams greedy{};
+  greedy.top_p = 1;
+  greedy.repetition_penalty = 1;
+  for (kvstore::BlockTable& table : state.tables) {
+    model::DecodeRow row;
+    row.token = prompt.back();
+    row.table = &table;
+    row.policy = options.policy;
+    row.sampling = greedy;
+    state.rows.push_back(row);
+  }
+  state.results.resize(state.rows.size());
+  return state;
+}
+
+void Accumulate(const DecodeState& state, DecodeResult* result, double* attended, double* visible,
+                double* mass) {
+  for (const model::DecodeResult& row : state.results) {
+    result->kv_bytes += static_cast<double>(row.sparsity.bytes_read);
+    result->kv_bytes_dense += static_cast<double>(row.sparsity.bytes_dense);
+    *attended += static_cast<double>(row.sparsity.blocks_attended);
+    *visible += static_cast<double>(row.sparsity.blocks_visible);
+    *mass += row.sparsity.covered_mass;
+  }
+}
+
+}  // namespace
+
+absl::StatusOr<PrefillResult> MeasurePrefill(BenchModel& bench, const BenchOptions& options,
+                                             int repeats) {
+  SPOTD_ASSIGN_OR_RETURN(const std::vector<int32_t> prompt, bench.PromptTokens(options.context));
+  PrefillResult result;
+  result.tokens = options.context;
+  result.flops = PrefillFlops(bench.transformer().config(), options.context);
+  result.seconds = 1e30;
+  for (int i = 0; i < repeats; ++i) {
+    kvstore::BlockTable table = bench.store().NewTable();
+    const auto start = Clock::now();
+    SPOTD_RETURN_IF_ERROR(PrefillAll(bench, prompt, options.chunk, &table));
+    result.seconds = std::min(result.seconds, SecondsSince(start));
+  }
+  SPOTD_ASSIGN_OR_RETURN(result.gemm_flops_rate, MeasureGemmRate(bench.backend()));
+  return result;
+}
+
+absl::StatusOr<DecodeResult> MeasureDecode(BenchModel& bench, const BenchOptions& options) {
+  SPOTD_ASSIGN_OR_RETURN(DecodeState state, StartDecode(bench, options));
+  for (int i = 0; i < kWarmUpSteps; ++i) SPOTD_RETURN_IF_ERROR(Step(bench, state));
+  DecodeResult result;
+  result.context = options.context;
+  result.batch = options.batch;
+  result.steps = options.steps;
+  result.weight_bytes = static_cast<int64_t>(bench.transformer().decode_weight_bytes());
+  std::vector<double> seconds;
+  double attended = 0;
+  double visible = 0;
+  double mass = 0;
+  for (int i = 0; i < options.steps; ++i) {
+    const auto start = Clock::now();
+    SPOTD_RETURN_IF_ERROR(Step(bench, state));
+    seconds.push_back(SecondsSince(start));
+    result.seconds += seconds.back();
+    Accumulate(state, &result, &attended, &visible, &mass);
+  }
+  std::nth_element(seconds.begin(), seconds.begin() + options.steps / 2, seconds.end());
+  result.median_step = seconds[static_cast<size_t>(options.steps) / 2];
+  result.kv_bytes /= options.steps;
+  result.kv_bytes_dense /= options.steps;
+  result.density = attended / visible;
+  result.covered_mass = mass / (options.steps * options.batch);
+  result.read_rate = MeasureReadRate(bench.threads());
+  return result;
+}
+
+}  // namespace spotd::bench
