@@ -7,6 +7,7 @@
 //  - it is not null unless marked "nullable";
 //  - shapes are row-major and given in brackets, e.g. [rows, hidden].
 // `Act` marks the backend's activation type (float for `ref` and `cpu`; see Backend::activation_bytes()).
+// The residual stream is float on every backend: Embed's output, RmsNorm's input, and what Linear accumulates into.
 //
 // Vocabulary: a *row* is one token of one step. A *block* is `block_tokens` consecutive tokens of one sequence's KV.
 // A block table maps block index within a sequence -> physical block in the pool.
@@ -33,7 +34,8 @@ enum class SelectorKeyFormat : uint8_t {
 struct KvLayer {
   void* kv;             // [num_blocks, 2 (K then V), kv_heads, block_tokens, head_dim] bf16
   void* summary;        // nullable. [num_blocks, kv_heads, 2 (min then max), head_dim] bf16: elementwise bounds of K
-  void* selector_keys;  // nullable. [num_blocks, block_tokens, selector key bytes]
+  // nullable. [num_blocks, block_tokens * selector key bytes]; the order of bytes within a block is the backend's own.
+  void* selector_keys;
   int32_t num_blocks;   // physical blocks in the pool, for bounds checks
   int32_t block_tokens;
   int32_t kv_heads;
@@ -72,17 +74,17 @@ struct EmbedArgs {
   const Weight* table;    // [vocab, hidden]
   const int32_t* tokens;  // [rows], each in [0, vocab)
   int32_t rows;
-  void* out;  // [rows, hidden] Act
+  float* out;  // [rows, hidden]
 };
 
 // out = x / sqrt(mean(x^2) + eps) * weight
 struct RmsNormArgs {
-  const void* x;        // [rows, dim] Act
+  const float* x;       // [rows, dim]
   const float* weight;  // [dim]
   int32_t rows;
   int32_t dim;
   float eps;
-  void* out;  // [rows, dim] Act; may equal x
+  void* out;  // [rows, dim] Act; may equal x where Act is float
 };
 
 inline constexpr int kMaxLinearOutputs = 8;
@@ -91,7 +93,7 @@ inline constexpr int kMaxLinearOutputs = 8;
 struct LinearOutput {
   const Weight* weight;  // [out_dim, in_dim]
   const float* bias;     // nullable. [out_dim]
-  void* y;               // [rows, out_dim] Act, or float where Linear is called through Logits
+  void* y;               // [rows, out_dim] Act; float when accumulating and where Linear is called through Logits
   bool accumulate;
 };
 
