@@ -1,7 +1,7 @@
 // A fixed number of interchangeable blocks with reference counts. Knows ids only, no memory.
 //
-// Free blocks are handed out lowest id first, so that a lightly loaded server touches little of its reserved memory.
-// Thread-safety: none.
+// Free blocks are handed out lowest id first, so that a lightly loaded server touches little of its
+// reserved memory. Thread-safety: none.
 #pragma once
 
 #include <cstdint>

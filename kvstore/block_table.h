@@ -1,8 +1,10 @@
-// The blocks of one sequence: which physical block holds tokens [i * block_tokens, (i + 1) * block_tokens).
+// The blocks of one sequence: which physical block holds tokens [i * block_tokens, (i + 1) *
+// block_tokens).
 //
-// A table owns one reference to each of its blocks; destroying it gives them back, so a sequence cannot leak KV.
-// Move-only: copying KV is never implicit (KvStore::Fork shares blocks, copy-on-write).
-// Not thread-safe: owned by the engine thread, like the store itself, which must outlive it.
+// A table owns one reference to each of its blocks; destroying it gives them back, so a sequence
+// cannot leak KV. Move-only: copying KV is never implicit (KvStore::Fork shares blocks,
+// copy-on-write). Not thread-safe: owned by the engine thread, like the store itself, which must
+// outlive it.
 #pragma once
 
 #include <cstdint>

@@ -1,16 +1,20 @@
-// Grants KV blocks to sequences, shares them between forks, and knows where each layer's bytes are: the one class of
-// this folder that `runtime` talks to.
+// Grants KV blocks to sequences, shares them between forks, and knows where each layer's bytes are:
+// the one class of this folder that `runtime` talks to.
 //
 // Invariants (tests/kvstore/kv_store_property_test.cc):
-//  - references: a block's count equals the number of tables that hold it; it is free exactly when that is zero.
-//  - single writer: a block that may be written (at or beyond a table's num_tokens) is held by one table only.
+//  - references: a block's count equals the number of tables that hold it; it is free exactly when
+//  that is zero.
+//  - single writer: a block that may be written (at or beyond a table's num_tokens) is held by one
+//  table only.
 //  - exact accounting: blocks in use * layout.BytesPerBlock() bytes, never more than the limit.
 //  - pages-return: with no table alive, every block is free.
 //
-// Residency: today every block lives in the backend's memory (the fast tier). Physical ids are private to this class and
-// the tables, and `Reserve` is the only way to obtain one, so a tier below can be put behind Reserve and LayerView.
+// Residency: today every block lives in the backend's memory (the fast tier). Physical ids are
+// private to this class and the tables, and `Reserve` is the only way to obtain one, so a tier
+// below can be put behind Reserve and LayerView.
 //
-// Thread-safety: none; the engine thread owns it. Counters in stats() are plain integers of that thread.
+// Thread-safety: none; the engine thread owns it. Counters in stats() are plain integers of that
+// thread.
 #pragma once
 
 #include <cstddef>
@@ -38,15 +42,18 @@ struct KvStats {
 
 class KvStore {
  public:
-  // Divides `memory_bytes` of the backend's memory into blocks. INVALID_ARGUMENT when not even one block fits or a
-  // layout field is out of range; RESOURCE_EXHAUSTED when the backend cannot give the memory.
-  static absl::StatusOr<std::unique_ptr<KvStore>> Create(kernels::Backend* backend, const KvLayout& layout,
+  // Divides `memory_bytes` of the backend's memory into blocks. INVALID_ARGUMENT when not even one
+  // block fits or a layout field is out of range; RESOURCE_EXHAUSTED when the backend cannot give
+  // the memory.
+  static absl::StatusOr<std::unique_ptr<KvStore>> Create(kernels::Backend* backend,
+                                                         const KvLayout& layout,
                                                          size_t memory_bytes);
 
   BlockTable NewTable();
 
-  // Makes room for `tokens` more tokens: afterwards positions [num_tokens, num_tokens + tokens) may be written.
-  // Allocates blocks and copies a shared last block. RESOURCE_EXHAUSTED (table unchanged) when the pool is short.
+  // Makes room for `tokens` more tokens: afterwards positions [num_tokens, num_tokens + tokens) may
+  // be written. Allocates blocks and copies a shared last block. RESOURCE_EXHAUSTED (table
+  // unchanged) when the pool is short.
   absl::Status Reserve(BlockTable* table, int32_t tokens);
   // Blocks that Reserve would have to take from the pool; admission asks before it promises.
   int32_t BlocksNeeded(const BlockTable& table, int32_t tokens) const;
@@ -56,8 +63,11 @@ class KvStore {
   void ReleaseReserved(BlockTable* table);
   // Keeps the first `tokens` tokens; blocks no longer needed are released. tokens <= num_tokens().
   void Truncate(BlockTable* table, int32_t tokens);
-  // Shares every block; no KV is copied until one side writes into a shared block.
+  // Shares every block that holds tokens; no KV is copied until one side writes into a shared
+  // block. Reserved blocks stay with `table`, which must Reserve again before it writes.
   BlockTable Fork(const BlockTable& table);
+  // Blocks that would be free again if `table` were dropped: those nobody shares.
+  int32_t ExclusiveBlocks(const BlockTable& table) const;
 
   kernels::KvLayer LayerView(int32_t layer) const;
   const KvLayout& layout() const { return layout_; }
@@ -66,6 +76,9 @@ class KvStore {
  private:
   friend class BlockTable;
   KvStore(kernels::Backend* backend, const KvLayout& layout, int32_t num_blocks);
+  int32_t BlocksFor(int32_t tokens) const;
+  // Whether the partly filled block that the next token goes into has another owner.
+  bool LastBlockIsShared(const BlockTable& table) const;
   void CopyBlock(BlockId to, BlockId from);
 
   kernels::Backend* backend_;

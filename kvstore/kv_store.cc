@@ -1,0 +1,191 @@
+#include "kvstore/kv_store.h"
+
+#include <algorithm>
+#include <limits>
+#include <string_view>
+#include <utility>
+
+#include "kernels/core/check.h"
+#include "kernels/core/status.h"
+
+namespace spotd::kvstore {
+namespace {
+
+absl::Status CheckPositive(std::string_view field, int32_t value) {
+  if (value > 0) return absl::OkStatus();
+  return InvalidArgument("KV layout: ", field, " is ", value, "; it must be positive");
+}
+
+absl::Status CheckLayout(const KvLayout& layout) {
+  SPOTD_RETURN_IF_ERROR(CheckPositive("layers", layout.layers));
+  SPOTD_RETURN_IF_ERROR(CheckPositive("kv_heads", layout.kv_heads));
+  SPOTD_RETURN_IF_ERROR(CheckPositive("head_dim", layout.head_dim));
+  if (layout.block_tokens != 16 && layout.block_tokens != 32 && layout.block_tokens != 64) {
+    return InvalidArgument("KV layout: block_tokens is ", layout.block_tokens,
+                           "; it must be 16, 32 or 64");
+  }
+  if (layout.selector_format != kernels::SelectorKeyFormat::kNone) {
+    SPOTD_RETURN_IF_ERROR(CheckPositive("selector_dim", layout.selector_dim));
+  }
+  return absl::OkStatus();
+}
+
+// Address of one (layer, block) in an array [layers, num_blocks, block_bytes].
+std::byte* At(const kernels::Buffer& array, int32_t num_blocks, size_t block_bytes, int32_t layer,
+              BlockId block) {
+  return array.as<std::byte>() + (size_t(layer) * num_blocks + block) * block_bytes;
+}
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<KvStore>> KvStore::Create(kernels::Backend* backend,
+                                                         const KvLayout& layout,
+                                                         size_t memory_bytes) {
+  SPOTD_RETURN_IF_ERROR(CheckLayout(layout));
+  const size_t blocks = memory_bytes / layout.BytesPerBlock();
+  if (blocks == 0) {
+    return InvalidArgument("KV memory of ", memory_bytes, " bytes holds no block; one block of ",
+                           layout.block_tokens, " tokens takes ", layout.BytesPerBlock(), " bytes");
+  }
+  const auto num_blocks =
+      static_cast<int32_t>(std::min<size_t>(blocks, std::numeric_limits<int32_t>::max()));
+  std::unique_ptr<KvStore> store(new KvStore(backend, layout, num_blocks));
+  const size_t count = size_t(layout.layers) * num_blocks;
+  SPOTD_ASSIGN_OR_RETURN(store->kv_, backend->Allocate(count * layout.KvBlockBytes()));
+  if (layout.summaries) {
+    SPOTD_ASSIGN_OR_RETURN(store->summaries_,
+                           backend->Allocate(count * layout.SummaryBlockBytes()));
+  }
+  if (layout.SelectorBlockBytes() > 0) {
+    SPOTD_ASSIGN_OR_RETURN(store->selector_,
+                           backend->Allocate(count * layout.SelectorBlockBytes()));
+  }
+  return store;
+}
+
+KvStore::KvStore(kernels::Backend* backend, const KvLayout& layout, int32_t num_blocks)
+    : backend_(backend), layout_(layout), pool_(num_blocks) {}
+
+BlockTable KvStore::NewTable() {
+  return BlockTable(this);
+}
+
+bool KvStore::LastBlockIsShared(const BlockTable& table) const {
+  if (table.num_tokens_ % layout_.block_tokens == 0) return false;
+  return pool_.references(table.blocks_[table.num_tokens_ / layout_.block_tokens]) > 1;
+}
+
+int32_t KvStore::BlocksNeeded(const BlockTable& table, int32_t tokens) const {
+  if (tokens <= 0) return 0;
+  const int32_t blocks = BlocksFor(table.num_tokens_ + tokens);
+  const int32_t missing = std::max(0, blocks - static_cast<int32_t>(table.blocks_.size()));
+  return missing + (LastBlockIsShared(table) ? 1 : 0);
+}
+
+absl::Status KvStore::Reserve(BlockTable* table, int32_t tokens) {
+  SPOTD_CHECK(table->store_ == this);
+  SPOTD_CHECK(tokens >= 0);
+  const int32_t needed = BlocksNeeded(*table, tokens);
+  if (needed > pool_.num_free()) {
+    return ResourceExhausted("KV memory is full: ", needed, " blocks needed, ", pool_.num_free(),
+                             " of ", pool_.num_blocks(), " free");
+  }
+  if (needed == 0) return absl::OkStatus();
+  int32_t to_append = needed;
+  if (LastBlockIsShared(*table)) {
+    BlockId& last = table->blocks_[table->num_tokens_ / layout_.block_tokens];
+    const BlockId copy = *pool_.Allocate();
+    CopyBlock(copy, last);
+    pool_.Release(last);
+    last = copy;
+    --to_append;
+  }
+  for (; to_append > 0; --to_append) table->blocks_.push_back(*pool_.Allocate());
+  return absl::OkStatus();
+}
+
+void KvStore::Commit(BlockTable* table, int32_t tokens) {
+  SPOTD_CHECK(tokens >= 0);
+  SPOTD_CHECK(BlocksFor(table->num_tokens_ + tokens) <=
+              static_cast<int32_t>(table->blocks_.size()));
+  table->num_tokens_ += tokens;
+}
+
+void KvStore::ReleaseReserved(BlockTable* table) {
+  Truncate(table, table->num_tokens_);
+}
+
+void KvStore::Truncate(BlockTable* table, int32_t tokens) {
+  SPOTD_CHECK(tokens >= 0 && tokens <= table->num_tokens_);
+  const auto keep = static_cast<size_t>(BlocksFor(tokens));
+  while (table->blocks_.size() > keep) {
+    pool_.Release(table->blocks_.back());
+    table->blocks_.pop_back();
+  }
+  table->num_tokens_ = tokens;
+}
+
+BlockTable KvStore::Fork(const BlockTable& table) {
+  BlockTable fork(this);
+  fork.num_tokens_ = table.num_tokens_;
+  fork.blocks_.assign(table.blocks_.begin(), table.blocks_.begin() + BlocksFor(table.num_tokens_));
+  for (const BlockId block : fork.blocks_) pool_.AddReference(block);
+  return fork;
+}
+
+int32_t KvStore::ExclusiveBlocks(const BlockTable& table) const {
+  return static_cast<int32_t>(
+      std::count_if(table.blocks_.begin(), table.blocks_.end(),
+                    [this](BlockId block) { return pool_.references(block) == 1; }));
+}
+
+kernels::KvLayer KvStore::LayerView(int32_t layer) const {
+  SPOTD_CHECK(layer >= 0 && layer < layout_.layers);
+  const int32_t blocks = pool_.num_blocks();
+  kernels::KvLayer view = {};
+  view.kv = At(kv_, blocks, layout_.KvBlockBytes(), layer, 0);
+  if (summaries_.data() != nullptr) {
+    view.summary = At(summaries_, blocks, layout_.SummaryBlockBytes(), layer, 0);
+  }
+  if (selector_.data() != nullptr) {
+    view.selector_keys = At(selector_, blocks, layout_.SelectorBlockBytes(), layer, 0);
+  }
+  view.num_blocks = blocks;
+  view.block_tokens = layout_.block_tokens;
+  view.kv_heads = layout_.kv_heads;
+  view.head_dim = layout_.head_dim;
+  view.selector_dim = layout_.selector_dim;
+  view.selector_format = layout_.selector_format;
+  return view;
+}
+
+KvStats KvStore::stats() const {
+  KvStats stats;
+  stats.blocks_total = pool_.num_blocks();
+  stats.blocks_used = pool_.num_blocks() - pool_.num_free();
+  stats.blocks_shared = pool_.num_shared();
+  stats.bytes_per_block = layout_.BytesPerBlock();
+  stats.copies_on_write = copies_on_write_;
+  return stats;
+}
+
+int32_t KvStore::BlocksFor(int32_t tokens) const {
+  return (tokens + layout_.block_tokens - 1) / layout_.block_tokens;
+}
+
+void KvStore::CopyBlock(BlockId to, BlockId from) {
+  const int32_t blocks = pool_.num_blocks();
+  const auto copy = [&](const kernels::Buffer& array, size_t block_bytes, int32_t layer) {
+    if (array.data() == nullptr) return;
+    backend_->Copy(At(array, blocks, block_bytes, layer, to),
+                   At(array, blocks, block_bytes, layer, from), block_bytes);
+  };
+  for (int32_t layer = 0; layer < layout_.layers; ++layer) {
+    copy(kv_, layout_.KvBlockBytes(), layer);
+    copy(summaries_, layout_.SummaryBlockBytes(), layer);
+    copy(selector_, layout_.SelectorBlockBytes(), layer);
+  }
+  ++copies_on_write_;
+}
+
+}  // namespace spotd::kvstore

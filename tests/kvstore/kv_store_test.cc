@@ -1,0 +1,167 @@
+#include "kvstore/kv_store.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <utility>
+
+#include "tests/kvstore/host_backend.h"
+
+namespace spotd::kvstore {
+namespace {
+
+using ::testing::HasSubstr;
+
+KvLayout SmallLayout() {
+  KvLayout layout;
+  layout.layers = 2;
+  layout.kv_heads = 1;
+  layout.head_dim = 8;
+  return layout;
+}
+
+std::unique_ptr<KvStore> MakeStore(kernels::Backend* backend, const KvLayout& layout, int blocks) {
+  auto store = KvStore::Create(backend, layout, blocks * layout.BytesPerBlock());
+  EXPECT_TRUE(store.ok()) << store.status();
+  return *std::move(store);
+}
+
+TEST(KvLayoutTest, BytesAreThoseOfTheDesign) {
+  KvLayout layout;
+  layout.layers = 36;
+  layout.kv_heads = 8;
+  layout.head_dim = 128;
+  EXPECT_EQ(layout.KvBlockBytes(), 64u * 1024);
+  EXPECT_EQ(layout.SummaryBlockBytes(), 4096u);
+  EXPECT_EQ(layout.SelectorBlockBytes(), 0u);
+  layout.selector_dim = 128;
+  layout.selector_format = kernels::SelectorKeyFormat::kBf16;
+  EXPECT_EQ(layout.SelectorBlockBytes(), 16u * 256);
+  layout.selector_format = kernels::SelectorKeyFormat::kInt4;
+  EXPECT_EQ(layout.SelectorBlockBytes(), 16u * 72);
+  layout.selector_format = kernels::SelectorKeyFormat::kFp4;
+  EXPECT_EQ(layout.SelectorBlockBytes(), 16u * 72);
+  layout.summaries = false;
+  EXPECT_EQ(layout.BytesPerBlock(), 36u * (64 * 1024 + 16 * 72));
+}
+
+TEST(KvStoreTest, TakesNoMoreMemoryThanItWasGiven) {
+  HostBackend backend;
+  KvLayout layout = SmallLayout();
+  layout.selector_format = kernels::SelectorKeyFormat::kInt4;
+  layout.selector_dim = 32;
+  const size_t limit = 10 * layout.BytesPerBlock() + 17;
+  auto store = KvStore::Create(&backend, layout, limit);
+  ASSERT_TRUE(store.ok()) << store.status();
+  EXPECT_EQ((*store)->stats().blocks_total, 10);
+  EXPECT_EQ(backend.allocated(), 10 * layout.BytesPerBlock());
+}
+
+TEST(KvStoreTest, RefusesWhatItCannotLayOut) {
+  HostBackend backend;
+  const auto message = [&](auto change) {
+    KvLayout layout = SmallLayout();
+    change(&layout);
+    const auto store = KvStore::Create(&backend, layout, 1 << 20);
+    EXPECT_EQ(store.status().code(), absl::StatusCode::kInvalidArgument);
+    return std::string(store.status().message());
+  };
+  EXPECT_THAT(message([](KvLayout* l) { l->layers = 0; }), HasSubstr("layers"));
+  EXPECT_THAT(message([](KvLayout* l) { l->kv_heads = -1; }), HasSubstr("kv_heads"));
+  EXPECT_THAT(message([](KvLayout* l) { l->head_dim = 0; }), HasSubstr("head_dim"));
+  EXPECT_THAT(message([](KvLayout* l) { l->block_tokens = 24; }), HasSubstr("block_tokens"));
+  EXPECT_THAT(message([](KvLayout* l) {
+                l->selector_format = kernels::SelectorKeyFormat::kInt4;
+                l->selector_dim = 0;
+              }),
+              HasSubstr("selector_dim"));
+  const auto tiny = KvStore::Create(&backend, SmallLayout(), SmallLayout().BytesPerBlock() - 1);
+  EXPECT_EQ(tiny.status().code(), absl::StatusCode::kInvalidArgument);
+}
+
+TEST(KvStoreTest, SaysSoWhenTheBackendHasNoRoom) {
+  HostBackend backend(/*capacity=*/3000);
+  const auto store = KvStore::Create(&backend, SmallLayout(), 1 << 20);
+  EXPECT_EQ(store.status().code(), absl::StatusCode::kResourceExhausted);
+}
+
+TEST(KvStoreTest, AnExhaustedPoolLeavesTheTableUnchanged) {
+  HostBackend backend;
+  auto store = MakeStore(&backend, SmallLayout(), 3);
+  BlockTable table = store->NewTable();
+  ASSERT_TRUE(store->Reserve(&table, 40).ok());
+  store->Commit(&table, 40);
+  const std::vector<BlockId> before = table.blocks();
+  EXPECT_EQ(store->BlocksNeeded(table, 9), 1);
+  EXPECT_EQ(store->Reserve(&table, 9).code(), absl::StatusCode::kResourceExhausted);
+  EXPECT_EQ(table.blocks(), before);
+  EXPECT_EQ(table.num_tokens(), 40);
+  EXPECT_TRUE(store->Reserve(&table, 8).ok());
+}
+
+TEST(KvStoreTest, AForkCopiesOnlyTheBlockItWritesInto) {
+  HostBackend backend;
+  auto store = MakeStore(&backend, SmallLayout(), 8);
+  BlockTable parent = store->NewTable();
+  ASSERT_TRUE(store->Reserve(&parent, 40).ok());
+  store->Commit(&parent, 40);
+  BlockTable fork = store->Fork(parent);
+  EXPECT_EQ(fork.blocks(), parent.blocks());
+  EXPECT_EQ(store->stats().blocks_used, 3);
+  EXPECT_EQ(store->stats().blocks_shared, 3);
+  EXPECT_EQ(store->ExclusiveBlocks(fork), 0);
+
+  EXPECT_EQ(store->BlocksNeeded(fork, 1), 1);
+  ASSERT_TRUE(store->Reserve(&fork, 1).ok());
+  EXPECT_EQ(store->stats().copies_on_write, 1u);
+  EXPECT_EQ(fork.blocks()[1], parent.blocks()[1]);
+  EXPECT_NE(fork.blocks()[2], parent.blocks()[2]);
+  EXPECT_EQ(store->ExclusiveBlocks(fork), 1);
+  // The parent is the only owner left of its last block: no copy for it.
+  EXPECT_EQ(store->BlocksNeeded(parent, 1), 0);
+}
+
+TEST(KvStoreTest, AForkAtABlockBoundaryCopiesNothing) {
+  HostBackend backend;
+  auto store = MakeStore(&backend, SmallLayout(), 8);
+  BlockTable parent = store->NewTable();
+  ASSERT_TRUE(store->Reserve(&parent, 40).ok());
+  store->Commit(&parent, 32);
+  BlockTable fork = store->Fork(parent);
+  EXPECT_EQ(fork.blocks().size(), 2u);  // the reserved block stays with the parent
+  ASSERT_TRUE(store->Reserve(&fork, 1).ok());
+  EXPECT_EQ(store->stats().copies_on_write, 0u);
+}
+
+TEST(KvStoreTest, ReservedBlocksComeBack) {
+  HostBackend backend;
+  auto store = MakeStore(&backend, SmallLayout(), 8);
+  BlockTable table = store->NewTable();
+  ASSERT_TRUE(store->Reserve(&table, 100).ok());
+  EXPECT_EQ(store->stats().blocks_used, 7);
+  store->Commit(&table, 17);
+  store->ReleaseReserved(&table);
+  EXPECT_EQ(store->stats().blocks_used, 2);
+  store->Truncate(&table, 0);
+  EXPECT_EQ(store->stats().blocks_used, 0);
+}
+
+TEST(BlockTableTest, MovingTransfersOwnership) {
+  HostBackend backend;
+  auto store = MakeStore(&backend, SmallLayout(), 8);
+  BlockTable a = store->NewTable();
+  ASSERT_TRUE(store->Reserve(&a, 32).ok());
+  store->Commit(&a, 20);
+  BlockTable b = std::move(a);
+  EXPECT_EQ(b.num_tokens(), 20);
+  BlockTable c = store->NewTable();
+  ASSERT_TRUE(store->Reserve(&c, 16).ok());
+  EXPECT_EQ(store->stats().blocks_used, 3);
+  c = std::move(b);
+  EXPECT_EQ(store->stats().blocks_used, 2);
+  c = BlockTable();
+  EXPECT_EQ(store->stats().blocks_used, 0);
+}
+
+}  // namespace
+}  // namespace spotd::kvstore
