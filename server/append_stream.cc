@@ -1,0 +1,110 @@
+#include "server/append_stream.h"
+
+#include <memory>
+#include <utility>
+
+#include "kernels/core/status.h"
+#include "server/generate_request.h"
+#include "server/replies.h"
+#include "server/status_map.h"
+
+namespace spotd::server {
+
+using Reactor = grpc::ServerBidiReactor<grpc::ByteBuffer, grpc::ByteBuffer>;
+
+AppendStream::AppendStream(const ServiceContext& context, grpc::CallbackServerContext* call)
+    : ResponseStream(context, "Append", call),
+      server_context_(call),
+      input_(context.max_prompt_bytes) {}
+
+Reactor* AppendStream::Start(const ServiceContext& context, grpc::CallbackServerContext* call) {
+  const std::shared_ptr<AppendStream> stream(new AppendStream(context, call));
+  stream->KeepAlive();
+  stream->StartRead(&stream->incoming_);
+  return stream.get();
+}
+
+void AppendStream::OnReadDone(bool ok) {
+  if (ok) {
+    if (absl::Status status = AddPiece(); !status.ok()) {
+      OnResult(std::move(status));
+    } else {
+      StartRead(&incoming_);
+    }
+    return;
+  }
+  auto self = std::static_pointer_cast<AppendStream>(shared_from_this());
+  if (!context_.workers->Submit([self] { self->Submit(); })) OnResult(ServerBusy());
+}
+
+absl::Status AppendStream::AddPiece() {
+  v1::AppendRequest message;
+  SPOTD_RETURN_IF_ERROR(ParseMessage(incoming_, &message));
+  if (!session_id_.has_value()) {
+    SPOTD_ASSIGN_OR_RETURN(session_id_, SessionId(message.session(), "session"));
+    call_.set_session(message.session());
+  } else if (!message.session().empty()) {
+    return FieldError("session", "belongs in the first message only");
+  }
+  for (const v1::Input& piece : message.input()) {
+    SPOTD_RETURN_IF_ERROR(input_.Add(piece, "input"));
+  }
+  return absl::OkStatus();
+}
+
+void AppendStream::Submit() {
+  // A stream that broke also ends the reading; what has arrived so far must not be taken for the
+  // whole.
+  if (server_context_->IsCancelled()) {
+    OnResult(absl::CancelledError("the client went away before the end of its input"));
+    return;
+  }
+  if (!session_id_.has_value()) {
+    OnResult(FieldError("session", "is required: the stream ended without a message"));
+    return;
+  }
+  auto self = std::static_pointer_cast<AppendStream>(shared_from_this());
+  engine::AppendRequest request;
+  request.session_id = *session_id_;
+  request.input = input_.Take();
+  request.cancel = cancel_;
+  request.deadline = call_.deadline();
+  request.on_progress = [self](int32_t done, int32_t total) { self->OnProgress(done, total); };
+  request.on_done = [self](absl::StatusOr<engine::AppendResult> result) {
+    self->OnResult(std::move(result));
+  };
+  context_.engine->Append(std::move(request));
+}
+
+void AppendStream::OnProgress(int32_t done, int32_t total) {
+  {
+    std::lock_guard lock(mutex_);
+    progress_.emplace();
+    progress_->set_done_tokens(done);
+    progress_->set_total_tokens(total);
+  }
+  Poke();
+}
+
+void AppendStream::OnResult(absl::StatusOr<engine::AppendResult> result) {
+  if (result.ok()) {
+    std::lock_guard lock(mutex_);
+    result_ = ToProto(*result);
+  }
+  End(call_.Finish(result.status()));
+}
+
+bool AppendStream::TakeMessage(grpc::ByteBuffer* out) {
+  v1::AppendResponse message;
+  if (progress_.has_value()) {
+    *message.mutable_prefill() = *std::exchange(progress_, std::nullopt);
+  } else if (result_.has_value()) {
+    *message.mutable_result() = *std::exchange(result_, std::nullopt);
+  } else {
+    return false;
+  }
+  *out = SerializeMessage(message);
+  return true;
+}
+
+}  // namespace spotd::server

@@ -1,0 +1,44 @@
+// Append's stream: collects the client's pieces, hands them to the engine when the client has
+// half-closed, and sends progress back.
+#pragma once
+
+#include <optional>
+#include <string>
+
+#include "absl/status/statusor.h"
+#include "runtime/engine/request.h"
+#include "server/requests.h"
+#include "server/response_stream.h"
+#include "spotd/v1/inference.pb.h"
+
+namespace spotd::server {
+
+class AppendStream final
+    : public ResponseStream<grpc::ServerBidiReactor<grpc::ByteBuffer, grpc::ByteBuffer>> {
+ public:
+  // Starts the call; gRPC and the engine own it from here on.
+  static grpc::ServerBidiReactor<grpc::ByteBuffer, grpc::ByteBuffer>* Start(
+      const ServiceContext& context, grpc::CallbackServerContext* call);
+
+  void OnReadDone(bool ok) override;
+
+ private:
+  AppendStream(const ServiceContext& context, grpc::CallbackServerContext* call);
+
+  absl::Status AddPiece();
+  void Submit();
+  void OnProgress(int32_t done, int32_t total);
+  void OnResult(absl::StatusOr<engine::AppendResult> result);
+  bool TakeMessage(grpc::ByteBuffer* out) override;
+
+  grpc::CallbackServerContext* server_context_;
+  // Reading half: one read at a time, then the worker; no two threads at once.
+  grpc::ByteBuffer incoming_;
+  std::optional<std::string> session_id_;  // set by the first message
+  InputCollector input_;
+  // The mailbox; guarded by mutex_.
+  std::optional<v1::PrefillProgress> progress_;
+  std::optional<v1::AppendResult> result_;
+};
+
+}  // namespace spotd::server

@@ -1,0 +1,59 @@
+// One RPC from arrival to status: its request id, its deadline, its line in the log and its place
+// in the metrics.
+//
+// Includes gRPC: only for the .cc files of services and streams.
+#pragma once
+
+#include <grpcpp/server_context.h>
+#include <grpcpp/support/byte_buffer.h>
+#include <grpcpp/support/status.h>
+
+#include <chrono>
+#include <optional>
+#include <string>
+#include <string_view>
+
+#include "absl/status/status.h"
+#include "google/protobuf/message.h"
+#include "runtime/engine/request.h"
+#include "server/rpc_metrics.h"
+
+namespace spotd::server {
+
+class Call {
+ public:
+  // Takes the request id from the metadata "x-request-id", or makes one, and echoes it in the
+  // initial metadata. `method` must be a literal. `context` must outlive the call.
+  Call(RpcMetrics* metrics, std::string_view method, grpc::CallbackServerContext* context);
+  ~Call();
+  Call(const Call&) = delete;
+  Call& operator=(const Call&) = delete;
+
+  // The session it is about, for the log.
+  void set_session(std::string session) { session_ = std::move(session); }
+  // Logs and counts the outcome. Once per call.
+  grpc::Status Finish(const absl::Status& status, const engine::GenerateResult* result = nullptr);
+
+  // The client's deadline on the engine's clock.
+  std::optional<engine::Clock::time_point> deadline() const;
+
+ private:
+  RpcMetrics* metrics_;
+  std::string_view method_;
+  grpc::CallbackServerContext* context_;
+  std::chrono::steady_clock::time_point start_ = std::chrono::steady_clock::now();
+  std::string request_id_;
+  std::string session_;
+};
+
+// Parses a request. INVALID_ARGUMENT (MALFORMED_REQUEST, or INVALID_UTF8 naming the field) instead
+// of gRPC's own answer, which is UNIMPLEMENTED for calls and "end of stream" for streams. That is
+// why the services take raw bytes.
+absl::Status ParseMessage(const grpc::ByteBuffer& bytes, google::protobuf::Message* message);
+
+grpc::ByteBuffer SerializeMessage(const google::protobuf::Message& message);
+
+// "stop_token", ...; the label of metrics and logs.
+std::string_view FinishReasonName(engine::FinishReason reason);
+
+}  // namespace spotd::server

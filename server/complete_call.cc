@@ -1,0 +1,63 @@
+#include "server/complete_call.h"
+
+#include <utility>
+
+#include "kernels/core/check.h"
+#include "kernels/core/status.h"
+#include "server/generate_request.h"
+#include "server/replies.h"
+
+namespace spotd::server {
+
+CompleteCall::CompleteCall(const ServiceContext& context, grpc::CallbackServerContext* call,
+                           grpc::ByteBuffer* response)
+    : context_(context), call_(context.metrics, "Complete", call), response_(response) {}
+
+grpc::ServerUnaryReactor* CompleteCall::Start(const ServiceContext& context,
+                                              grpc::CallbackServerContext* call,
+                                              const grpc::ByteBuffer& request,
+                                              grpc::ByteBuffer* response) {
+  const std::shared_ptr<CompleteCall> complete(new CompleteCall(context, call, response));
+  complete->self_ = complete;
+  const bool queued = context.workers->Submit([complete, request] {
+    if (absl::Status status = complete->Submit(request); !status.ok()) {
+      complete->OnDone(std::move(status));
+    }
+  });
+  if (!queued) complete->OnDone(ServerBusy());
+  return complete.get();
+}
+
+absl::Status CompleteCall::Submit(const grpc::ByteBuffer& bytes) {
+  v1::CompleteRequest message;
+  SPOTD_RETURN_IF_ERROR(ParseMessage(bytes, &message));
+  SPOTD_ASSIGN_OR_RETURN(engine::GenerateRequest request, ToGenerateRequest(message, context_));
+  request.cancel = cancel_;
+  request.deadline = call_.deadline();
+  request.sink = shared_from_this();
+  context_.engine->Generate(std::move(request));
+  return absl::OkStatus();
+}
+
+void CompleteCall::OnToken(const engine::TokenEvent& event) {
+  v1::TokenDelta* completion = message_.mutable_completion();
+  completion->mutable_text()->append(event.text);
+  completion->add_token_ids(event.token);
+  completion->add_logprobs(event.logprob);
+}
+
+void CompleteCall::OnDone(absl::StatusOr<engine::GenerateResult> result) {
+  // Sending is the writer thread's job, not the engine's.
+  const bool queued =
+      context_.writers->Submit([self = shared_from_this(), result = std::move(result)] {
+        if (result.ok()) {
+          *self->message_.mutable_result() =
+              ToProto(*result, self->context_.block_tokens, /*keeps_session=*/false);
+          *self->response_ = SerializeMessage(self->message_);
+        }
+        self->Finish(self->call_.Finish(result.status(), result.ok() ? &*result : nullptr));
+      });
+  SPOTD_CHECK(queued);  // the writers' queue is not bounded: it holds a call at most once
+}
+
+}  // namespace spotd::server

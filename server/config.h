@@ -1,0 +1,69 @@
+// Everything an operator can set, validated before anything is loaded.
+#pragma once
+
+#include <chrono>
+#include <cstdint>
+#include <functional>
+#include <optional>
+#include <span>
+#include <string>
+
+#include "absl/status/statusor.h"
+#include "kernels/args.h"
+#include "runtime/model/policy.h"
+#include "server/option_table.h"
+
+namespace spotd::server {
+
+// Policy flags; what is not given keeps the library's default.
+struct PolicyFlags {
+  std::optional<model::PolicyKind> kind;  // absent: distilled with a selector, else quest
+  std::optional<float> p_residual, p_total, fraction;
+  std::optional<int32_t> k_tokens, sink_tokens, recency_tokens, k_min_tokens, k_max_tokens;
+  std::optional<int32_t> dense_below_tokens;
+};
+
+struct ServerConfig {
+  bool help = false;
+  bool version = false;
+
+  std::string model;     // a .gguf file or a Hugging Face directory
+  std::string selector;  // selector.safetensors; empty: none
+  std::string backend = "auto";
+  int32_t threads = 0;  // 0 = one per core
+  int32_t max_context = 0;
+
+  std::string listen = "127.0.0.1:50051";
+  std::string http_listen = "127.0.0.1:9464";  // "off": no HTTP
+  bool reflection = true;
+  std::chrono::milliseconds max_connection_age{0};  // 0 = for ever
+  std::chrono::milliseconds drain_timeout{30'000};
+  std::chrono::milliseconds stall_timeout{120'000};
+
+  ByteSize kv_memory;  // 0 = a quarter of the available memory
+  int32_t block_tokens = 16;
+  kernels::SelectorKeyFormat selector_keys = kernels::SelectorKeyFormat::kInt4;
+  PolicyFlags policy;
+
+  int32_t max_sessions = 1024;
+  int32_t max_running = 64;
+  int32_t max_waiting = 256;
+  int32_t max_prefill_chunk = 512;
+  ByteSize max_prompt{16u << 20};
+
+  // The server's policy for a model with or without a selector. INVALID_ARGUMENT names the flag.
+  absl::StatusOr<model::Policy> DefaultPolicy(bool has_selector) const;
+};
+
+// `args` is argv without the program; `get` is getenv. INVALID_ARGUMENT is a usage error and names
+// the option.
+absl::StatusOr<ServerConfig> ParseConfig(std::span<const char* const> args,
+                                         const std::function<const char*(const char*)>& get);
+
+// What --help prints.
+std::string HelpText();
+
+// Bytes of memory that can be had without swapping; 0 when the system does not say.
+size_t AvailableMemory();
+
+}  // namespace spotd::server

@@ -1,0 +1,71 @@
+#include "server/generate_request.h"
+
+#include "kernels/core/status.h"
+#include "runtime/engine/errors.h"
+#include "server/requests.h"
+#include "server/status_map.h"
+
+namespace spotd::server {
+namespace {
+
+// The part that does not depend on a session.
+template <typename Message>
+absl::StatusOr<engine::GenerateRequest> ConvertPrompt(const Message& message,
+                                                      const ServiceContext& context) {
+  engine::GenerateRequest request;
+  InputCollector input(context.max_prompt_bytes);
+  for (const v1::Input& piece : message.prompt()) {
+    SPOTD_RETURN_IF_ERROR(input.Add(piece, "prompt"));
+  }
+  request.prompt = input.Take();
+  SPOTD_ASSIGN_OR_RETURN(request.sampling,
+                         ToSampling(message.sampling(), context.engine->model_config().vocab));
+  SPOTD_ASSIGN_OR_RETURN(request.report_blocks, ToReportBlocks(message));
+  return request;
+}
+
+// What the request's policy is laid over: the session's, or else the server's.
+absl::StatusOr<model::Policy> BasePolicy(const std::string& session_id,
+                                         const ServiceContext& context) {
+  if (session_id.empty()) return context.engine->options().default_policy;
+  SPOTD_ASSIGN_OR_RETURN(const engine::SessionInfo session, context.engine->GetSession(session_id));
+  return session.policy;
+}
+
+absl::Status SetPolicy(const v1::Policy& policy, const ServiceContext& context,
+                       engine::GenerateRequest* request) {
+  SPOTD_ASSIGN_OR_RETURN(const model::Policy base, BasePolicy(request->session_id, context));
+  SPOTD_ASSIGN_OR_RETURN(request->policy, OverlayPolicy(policy, base, *context.engine, "policy"));
+  return absl::OkStatus();
+}
+
+}  // namespace
+
+absl::StatusOr<engine::GenerateRequest> ToGenerateRequest(const v1::GenerateRequest& message,
+                                                          const ServiceContext& context) {
+  SPOTD_ASSIGN_OR_RETURN(engine::GenerateRequest request, ConvertPrompt(message, context));
+  if (!message.session().empty()) {
+    SPOTD_ASSIGN_OR_RETURN(request.session_id, SessionId(message.session(), "session"));
+  }
+  if (message.has_policy()) {
+    SPOTD_RETURN_IF_ERROR(SetPolicy(message.policy(), context, &request));
+  }
+  return request;
+}
+
+absl::StatusOr<engine::GenerateRequest> ToGenerateRequest(const v1::CompleteRequest& message,
+                                                          const ServiceContext& context) {
+  SPOTD_ASSIGN_OR_RETURN(engine::GenerateRequest request, ConvertPrompt(message, context));
+  if (message.has_policy()) {
+    SPOTD_RETURN_IF_ERROR(SetPolicy(message.policy(), context, &request));
+  }
+  return request;
+}
+
+absl::Status ServerBusy() {
+  return engine::MakeError(
+      absl::StatusCode::kResourceExhausted, "too many calls are waiting to be prepared",
+      {.reason = kServerBusy, .field = "", .metadata = {}, .retry_after = std::chrono::seconds(1)});
+}
+
+}  // namespace spotd::server

@@ -1,0 +1,91 @@
+#include "server/lifecycle.h"
+
+#include <csignal>
+#include <cstring>
+#include <ctime>
+
+#include "server/log.h"
+
+namespace spotd::server {
+namespace {
+
+constexpr std::chrono::milliseconds kTick{500};
+constexpr std::chrono::milliseconds kDrainTick{20};
+// What a finished call may take to reach its client once the engine is idle.
+constexpr std::chrono::milliseconds kFlushTime{500};
+
+sigset_t ShutdownSignals() {
+  sigset_t signals;
+  sigemptyset(&signals);
+  sigaddset(&signals, SIGTERM);
+  sigaddset(&signals, SIGINT);
+  return signals;
+}
+
+}  // namespace
+
+void BlockShutdownSignals() {
+  const sigset_t signals = ShutdownSignals();
+  pthread_sigmask(SIG_BLOCK, &signals, nullptr);
+}
+
+std::optional<int> WaitForSignal(std::chrono::milliseconds timeout) {
+  const sigset_t signals = ShutdownSignals();
+  const timespec wait{timeout.count() / 1000, timeout.count() % 1000 * 1'000'000};
+  const int signal = sigtimedwait(&signals, nullptr, &wait);
+  return signal > 0 ? std::optional(signal) : std::nullopt;
+}
+
+Lifecycle::Lifecycle(const Options& options, engine::Engine* engine, const RpcMetrics* rpc_metrics,
+                     GrpcServer* grpc_server)
+    : options_(options), engine_(engine), rpc_metrics_(rpc_metrics), grpc_server_(grpc_server) {}
+
+void Lifecycle::Run() {
+  for (;;) {
+    if (const std::optional<int> signal = WaitForSignal(kTick); signal.has_value()) {
+      Log(LogLevel::kInfo, "draining", {{"signal", strsignal(*signal)}});
+      Drain();
+      return;
+    }
+    Watch(std::chrono::steady_clock::now());
+  }
+}
+
+// Work pending and not a step for long: hung. Steps, or nothing to do: fine, however slow a step
+// is.
+void Lifecycle::Watch(std::chrono::steady_clock::time_point now) {
+  const engine::Metrics& metrics = engine_->metrics();
+  const uint64_t steps = metrics.engine_steps.load();
+  const bool idle = metrics.requests_running.load() == 0 && metrics.requests_waiting.load() == 0;
+  if (idle || steps != last_steps_) last_progress_ = now;
+  last_steps_ = steps;
+  SetState(now - last_progress_ > options_.stall_timeout ? EngineState::kStalled
+                                                         : EngineState::kReady);
+}
+
+void Lifecycle::SetState(EngineState state) {
+  if (state_.exchange(state) == state) return;
+  if (state == EngineState::kStalled) Log(LogLevel::kError, "the engine makes no progress");
+  grpc_server_->SetServing(/*live=*/state != EngineState::kStalled,
+                           /*ready=*/state == EngineState::kReady);
+}
+
+void Lifecycle::Drain() {
+  SetState(EngineState::kDraining);
+  engine_->StartDrain();
+  const auto deadline = std::chrono::steady_clock::now() + options_.drain_timeout;
+  while (!engine_->Idle() || rpc_metrics_->in_progress() > 0) {
+    if (std::chrono::steady_clock::now() > deadline) {
+      Log(LogLevel::kWarning, "drain timeout: cancelling what still runs");
+      break;
+    }
+    if (WaitForSignal(kDrainTick).has_value()) {
+      Log(LogLevel::kWarning, "second signal: exiting at once");
+      std::_Exit(1);
+    }
+  }
+  grpc_server_->Shutdown(std::chrono::system_clock::now() + kFlushTime);
+  Log(LogLevel::kInfo, "drained");
+}
+
+}  // namespace spotd::server

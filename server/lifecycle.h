@@ -1,0 +1,55 @@
+// The life of a running server: a watchdog that tells a hung engine from a busy one, and the
+// graceful end.
+#pragma once
+
+#include <atomic>
+#include <chrono>
+#include <cstdint>
+#include <optional>
+
+#include "runtime/engine/engine.h"
+#include "server/grpc_server.h"
+#include "server/metrics_exporter.h"
+#include "server/rpc_metrics.h"
+
+namespace spotd::server {
+
+// Blocks SIGTERM and SIGINT for this thread and those it starts, so that only WaitForSignal sees
+// them.
+void BlockShutdownSignals();
+// The signal that arrived, or nothing after `timeout`.
+std::optional<int> WaitForSignal(std::chrono::milliseconds timeout);
+
+class Lifecycle {
+ public:
+  struct Options {
+    std::chrono::milliseconds drain_timeout{30'000};
+    std::chrono::milliseconds stall_timeout{120'000};
+  };
+
+  // All must outlive this.
+  Lifecycle(const Options& options, engine::Engine* engine, const RpcMetrics* rpc_metrics,
+            GrpcServer* grpc_server);
+
+  // Serves until SIGTERM or SIGINT, then drains: health says NOT_SERVING, new work is refused, what
+  // runs may end within the drain timeout. A second signal ends the process at once.
+  void Run();
+
+  // Any thread.
+  EngineState state() const { return state_.load(); }
+
+ private:
+  void Watch(std::chrono::steady_clock::time_point now);
+  void SetState(EngineState state);
+  void Drain();
+
+  const Options options_;
+  engine::Engine* engine_;
+  const RpcMetrics* rpc_metrics_;
+  GrpcServer* grpc_server_;
+  std::atomic<EngineState> state_{EngineState::kReady};
+  uint64_t last_steps_ = 0;
+  std::chrono::steady_clock::time_point last_progress_ = std::chrono::steady_clock::now();
+};
+
+}  // namespace spotd::server

@@ -1,0 +1,52 @@
+// From the messages of spotd.v1 to the engine's requests. Errors name the field by its path in the
+// request.
+#pragma once
+
+#include <cstddef>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "runtime/engine/engine.h"
+#include "runtime/engine/request.h"
+#include "runtime/model/policy.h"
+#include "spotd/v1/inference.pb.h"
+#include "spotd/v1/policy.pb.h"
+
+namespace spotd::server {
+
+// "sessions/abc" -> "abc". `field` names where `name` stood.
+absl::StatusOr<std::string> SessionId(const std::string& name, std::string_view field);
+
+// The fields that `policy` sets, laid over `base`; checked, also against what the engine can run.
+absl::StatusOr<model::Policy> OverlayPolicy(const v1::Policy& policy, const model::Policy& base,
+                                            const engine::Engine& engine, std::string_view field);
+
+absl::StatusOr<engine::Sampling> ToSampling(const v1::Sampling& sampling, int32_t vocab);
+
+absl::StatusOr<int32_t> ToReportBlocks(const v1::GenerateRequest& request);
+absl::StatusOr<int32_t> ToReportBlocks(const v1::CompleteRequest& request);
+
+// Collects the pieces of a prompt, joining neighbouring text chunks, and refuses too many bytes
+// before they pile up.
+class InputCollector {
+ public:
+  // `max_bytes` counts text bytes, and 4 for each token id.
+  explicit InputCollector(size_t max_bytes) : max_bytes_(max_bytes) {}
+
+  absl::Status Add(const v1::Input& input, std::string_view field);
+  std::vector<engine::Input> Take() { return std::move(inputs_); }
+
+ private:
+  absl::Status Count(size_t bytes);
+  absl::Status AddMessages(const v1::MessageList& messages, std::string_view field);
+
+  size_t max_bytes_;
+  size_t bytes_ = 0;
+  bool in_chunk_ = false;  // the last piece was a text chunk
+  std::vector<engine::Input> inputs_;
+};
+
+}  // namespace spotd::server

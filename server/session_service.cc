@@ -1,0 +1,159 @@
+#include <algorithm>
+#include <memory>
+#include <string>
+
+#include "google/protobuf/empty.pb.h"
+#include "kernels/core/status.h"
+#include "server/replies.h"
+#include "server/requests.h"
+#include "server/service_context.h"
+#include "server/status_map.h"
+#include "server/unary_call.h"
+#include "spotd/v1/sessions.grpc.pb.h"
+
+namespace spotd::server {
+namespace {
+
+constexpr int32_t kDefaultPageSize = 100;
+constexpr int32_t kMaxPageSize = 1000;
+constexpr size_t kMaxDisplayName = 256;
+
+using S = v1::SessionService;
+using RawService = S::WithRawCallbackMethod_CreateSession<
+    S::WithRawCallbackMethod_GetSession<S::WithRawCallbackMethod_ListSessions<
+        S::WithRawCallbackMethod_DeleteSession<S::WithRawCallbackMethod_ForkSession<
+            S::WithRawCallbackMethod_RewindSession<S::Service>>>>>>;
+
+// The options a client gave for a new session, its policy laid over `base`.
+absl::StatusOr<engine::SessionOptions> ToOptions(const v1::Session& session,
+                                                 const model::Policy& base,
+                                                 const engine::Engine& engine) {
+  if (session.display_name().size() > kMaxDisplayName) {
+    return FieldError("session.display_name", Concat("may have ", kMaxDisplayName, " bytes, got ",
+                                                     session.display_name().size()));
+  }
+  engine::SessionOptions options;
+  options.display_name = session.display_name();
+  if (session.has_policy()) {
+    SPOTD_ASSIGN_OR_RETURN(options.policy,
+                           OverlayPolicy(session.policy(), base, engine, "session.policy"));
+  }
+  return options;
+}
+
+absl::StatusOr<v1::Session> ToReply(const absl::StatusOr<engine::SessionInfo>& session) {
+  if (!session.ok()) return session.status();
+  return ToProto(*session);
+}
+
+class SessionServiceImpl final : public RawService {
+ public:
+  explicit SessionServiceImpl(const ServiceContext& context) : context_(context) {}
+
+  grpc::ServerUnaryReactor* CreateSession(grpc::CallbackServerContext* context,
+                                          const grpc::ByteBuffer* in,
+                                          grpc::ByteBuffer* out) override {
+    return RunUnary<v1::CreateSessionRequest, v1::Session>(
+        context_, "CreateSession", {context, in, out},
+        [this](const v1::CreateSessionRequest& request) { return Create(request); });
+  }
+  grpc::ServerUnaryReactor* GetSession(grpc::CallbackServerContext* context,
+                                       const grpc::ByteBuffer* in, grpc::ByteBuffer* out) override {
+    return RunUnary<v1::GetSessionRequest, v1::Session>(
+        context_, "GetSession", {context, in, out},
+        [this](const v1::GetSessionRequest& request) { return Get(request); });
+  }
+  grpc::ServerUnaryReactor* ListSessions(grpc::CallbackServerContext* context,
+                                         const grpc::ByteBuffer* in,
+                                         grpc::ByteBuffer* out) override {
+    return RunUnary<v1::ListSessionsRequest, v1::ListSessionsResponse>(
+        context_, "ListSessions", {context, in, out},
+        [this](const v1::ListSessionsRequest& request) { return List(request); });
+  }
+  grpc::ServerUnaryReactor* DeleteSession(grpc::CallbackServerContext* context,
+                                          const grpc::ByteBuffer* in,
+                                          grpc::ByteBuffer* out) override {
+    return RunUnary<v1::DeleteSessionRequest, google::protobuf::Empty>(
+        context_, "DeleteSession", {context, in, out},
+        [this](const v1::DeleteSessionRequest& request) { return Delete(request); });
+  }
+  grpc::ServerUnaryReactor* ForkSession(grpc::CallbackServerContext* context,
+                                        const grpc::ByteBuffer* in,
+                                        grpc::ByteBuffer* out) override {
+    return RunUnary<v1::ForkSessionRequest, v1::Session>(
+        context_, "ForkSession", {context, in, out},
+        [this](const v1::ForkSessionRequest& request) { return Fork(request); });
+  }
+  grpc::ServerUnaryReactor* RewindSession(grpc::CallbackServerContext* context,
+                                          const grpc::ByteBuffer* in,
+                                          grpc::ByteBuffer* out) override {
+    return RunUnary<v1::RewindSessionRequest, v1::Session>(
+        context_, "RewindSession", {context, in, out},
+        [this](const v1::RewindSessionRequest& request) { return Rewind(request); });
+  }
+
+ private:
+  engine::Engine& engine() const { return *context_.engine; }
+
+  absl::StatusOr<v1::Session> Create(const v1::CreateSessionRequest& request) const {
+    SPOTD_ASSIGN_OR_RETURN(
+        const engine::SessionOptions options,
+        ToOptions(request.session(), engine().options().default_policy, engine()));
+    return ToReply(engine().CreateSession(options));
+  }
+
+  absl::StatusOr<v1::Session> Get(const v1::GetSessionRequest& request) const {
+    SPOTD_ASSIGN_OR_RETURN(const std::string id, SessionId(request.name(), "name"));
+    return ToReply(engine().GetSession(id));
+  }
+
+  // The page token is the id of the last session of the page before.
+  absl::StatusOr<v1::ListSessionsResponse> List(const v1::ListSessionsRequest& request) const {
+    if (request.page_size() < 0) return FieldError("page_size", "must not be negative");
+    const int32_t limit = request.page_size() == 0
+                              ? kDefaultPageSize
+                              : std::min<int32_t>(request.page_size(), kMaxPageSize);
+    const auto sessions = engine().ListSessions(request.page_token(), limit + 1);
+    v1::ListSessionsResponse response;
+    for (const engine::SessionInfo& session : sessions) {
+      if (response.sessions_size() == limit) {
+        response.set_next_page_token(sessions[limit - 1].id);
+        break;
+      }
+      *response.add_sessions() = ToProto(session);
+    }
+    return response;
+  }
+
+  absl::StatusOr<google::protobuf::Empty> Delete(const v1::DeleteSessionRequest& request) const {
+    SPOTD_ASSIGN_OR_RETURN(const std::string id, SessionId(request.name(), "name"));
+    SPOTD_RETURN_IF_ERROR(engine().DeleteSession(id));
+    return google::protobuf::Empty();
+  }
+
+  absl::StatusOr<v1::Session> Fork(const v1::ForkSessionRequest& request) const {
+    SPOTD_ASSIGN_OR_RETURN(const std::string id, SessionId(request.name(), "name"));
+    SPOTD_ASSIGN_OR_RETURN(const engine::SessionInfo parent, engine().GetSession(id));
+    SPOTD_ASSIGN_OR_RETURN(engine::SessionOptions options,
+                           ToOptions(request.session(), parent.policy, engine()));
+    if (!options.policy.has_value()) options.policy = parent.policy;
+    return ToReply(engine().ForkSession(id, options));
+  }
+
+  absl::StatusOr<v1::Session> Rewind(const v1::RewindSessionRequest& request) const {
+    SPOTD_ASSIGN_OR_RETURN(const std::string id, SessionId(request.name(), "name"));
+    if (!request.has_token_count()) return FieldError("token_count", "is required");
+    if (request.token_count() < 0) return FieldError("token_count", "must not be negative");
+    return ToReply(engine().RewindSession(id, request.token_count()));
+  }
+
+  const ServiceContext& context_;
+};
+
+}  // namespace
+
+std::unique_ptr<grpc::Service> NewSessionService(const ServiceContext& context) {
+  return std::make_unique<SessionServiceImpl>(context);
+}
+
+}  // namespace spotd::server

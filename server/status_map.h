@@ -1,0 +1,36 @@
+// The one place where spotd's errors become gRPC's: code and message as they are, plus google.rpc
+// details (ErrorInfo always; BadRequest where a field is at fault; RetryInfo where the engine knows
+// when to try again).
+#pragma once
+
+#include <string>
+#include <string_view>
+
+#include "absl/status/status.h"
+
+namespace grpc {
+class Status;
+}
+
+namespace spotd::server {
+
+inline constexpr std::string_view kErrorDomain = "spotd.v1";
+
+// Reasons that the server itself gives; the engine's are in runtime/engine. proto/README.md lists
+// all of them.
+inline constexpr char kMalformedRequest[] = "MALFORMED_REQUEST";
+inline constexpr char kInvalidField[] = "INVALID_FIELD";
+inline constexpr char kInvalidUtf8[] = "INVALID_UTF8";
+inline constexpr char kPromptTooLarge[] = "PROMPT_TOO_LARGE";
+inline constexpr char kModelNotFound[] = "MODEL_NOT_FOUND";
+inline constexpr char kServerBusy[] = "SERVER_BUSY";
+
+// INVALID_ARGUMENT for one request field, named as a path ("sampling.temperature").
+absl::Status FieldError(std::string_view field, std::string_view problem);
+
+grpc::Status ToGrpcStatus(const absl::Status& status);
+
+// "INVALID_ARGUMENT" and the like.
+std::string CodeName(absl::StatusCode code);
+
+}  // namespace spotd::server

@@ -1,0 +1,99 @@
+#include "server/token_stream.h"
+
+#include <utility>
+
+#include "kernels/core/status.h"
+#include "server/generate_request.h"
+#include "server/replies.h"
+#include "server/status_map.h"
+
+namespace spotd::server {
+namespace {
+
+// Tokens that may wait for a slow reader before the engine pauses the sequence. With gRPC's own
+// buffer of one window (64 KiB) this is all that a client that does not read can make the server
+// hold.
+constexpr int kMaxPendingTokens = 64;
+
+}  // namespace
+
+TokenStream::TokenStream(const ServiceContext& context, grpc::CallbackServerContext* call)
+    : ResponseStream(context, "Generate", call) {}
+
+grpc::ServerWriteReactor<grpc::ByteBuffer>* TokenStream::Start(const ServiceContext& context,
+                                                               grpc::CallbackServerContext* call,
+                                                               const grpc::ByteBuffer& request) {
+  const std::shared_ptr<TokenStream> stream(new TokenStream(context, call));
+  stream->KeepAlive();
+  const bool queued = context.workers->Submit([stream, request] {
+    if (absl::Status status = stream->Submit(request); !status.ok()) {
+      stream->OnDone(std::move(status));
+    }
+  });
+  if (!queued) stream->OnDone(ServerBusy());
+  return stream.get();
+}
+
+absl::Status TokenStream::Submit(const grpc::ByteBuffer& bytes) {
+  v1::GenerateRequest message;
+  SPOTD_RETURN_IF_ERROR(ParseMessage(bytes, &message));
+  call_.set_session(message.session());
+  SPOTD_ASSIGN_OR_RETURN(engine::GenerateRequest request, ToGenerateRequest(message, context_));
+  keeps_session_ = !request.session_id.empty();
+  request.cancel = cancel_;
+  request.deadline = call_.deadline();
+  request.sink = std::static_pointer_cast<TokenStream>(shared_from_this());
+  context_.engine->Generate(std::move(request));
+  return absl::OkStatus();
+}
+
+void TokenStream::OnPrefill(int32_t done, int32_t total) {
+  {
+    std::lock_guard lock(mutex_);
+    prefill_.emplace();
+    prefill_->set_done_tokens(done);
+    prefill_->set_total_tokens(total);
+  }
+  Poke();
+}
+
+void TokenStream::OnToken(const engine::TokenEvent& event) {
+  {
+    std::lock_guard lock(mutex_);
+    delta_.mutable_text()->append(event.text);
+    delta_.add_token_ids(event.token);
+    delta_.add_logprobs(event.logprob);
+  }
+  Poke();
+}
+
+bool TokenStream::Ready() {
+  std::lock_guard lock(mutex_);
+  return delta_.token_ids_size() < kMaxPendingTokens;
+}
+
+void TokenStream::OnDone(absl::StatusOr<engine::GenerateResult> result) {
+  if (result.ok()) {
+    std::lock_guard lock(mutex_);
+    result_ = ToProto(*result, context_.block_tokens, keeps_session_);
+  }
+  End(call_.Finish(result.status(), result.ok() ? &*result : nullptr));
+}
+
+bool TokenStream::TakeMessage(grpc::ByteBuffer* out) {
+  v1::GenerateResponse message;
+  if (prefill_.has_value()) {
+    *message.mutable_prefill() = *std::exchange(prefill_, std::nullopt);
+  } else if (delta_.token_ids_size() > 0) {
+    message.mutable_delta()->Swap(&delta_);
+    delta_.Clear();
+  } else if (result_.has_value()) {
+    *message.mutable_result() = *std::exchange(result_, std::nullopt);
+  } else {
+    return false;
+  }
+  *out = SerializeMessage(message);
+  return true;
+}
+
+}  // namespace spotd::server

@@ -1,0 +1,44 @@
+// Generate's stream: the engine's TokenSink on one side, a gRPC writer on the other.
+#pragma once
+
+#include <memory>
+#include <optional>
+
+#include "absl/status/statusor.h"
+#include "runtime/engine/request.h"
+#include "server/response_stream.h"
+#include "spotd/v1/inference.pb.h"
+
+namespace spotd::server {
+
+class TokenStream final : public ResponseStream<grpc::ServerWriteReactor<grpc::ByteBuffer>>,
+                          public engine::TokenSink {
+ public:
+  // Starts the call; gRPC and the engine own it from here on. `request` is read before this
+  // returns.
+  static grpc::ServerWriteReactor<grpc::ByteBuffer>* Start(const ServiceContext& context,
+                                                           grpc::CallbackServerContext* call,
+                                                           const grpc::ByteBuffer& request);
+
+  // TokenSink, on the engine thread.
+  void OnPrefill(int32_t done, int32_t total) override;
+  void OnToken(const engine::TokenEvent& event) override;
+  bool Ready() override;
+  void OnDone(absl::StatusOr<engine::GenerateResult> result) override;
+
+  using ResponseStream::OnDone;  // gRPC's
+
+ private:
+  TokenStream(const ServiceContext& context, grpc::CallbackServerContext* call);
+
+  absl::Status Submit(const grpc::ByteBuffer& request);
+  bool TakeMessage(grpc::ByteBuffer* out) override;
+
+  bool keeps_session_ = false;
+  // The mailbox; guarded by mutex_. It holds at most kMaxPendingTokens + 1 tokens.
+  std::optional<v1::PrefillProgress> prefill_;
+  v1::TokenDelta delta_;
+  std::optional<v1::GenerateResult> result_;
+};
+
+}  // namespace spotd::server

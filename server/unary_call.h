@@ -1,0 +1,45 @@
+// A unary RPC that is answered by a function on a worker thread.
+#pragma once
+
+#include <grpcpp/support/server_callback.h>
+
+#include <functional>
+#include <memory>
+#include <utility>
+
+#include "absl/status/statusor.h"
+#include "server/call.h"
+#include "server/generate_request.h"
+#include "server/service_context.h"
+
+namespace spotd::server {
+
+// What gRPC hands to a raw unary method.
+struct RawUnary {
+  grpc::CallbackServerContext* context;
+  const grpc::ByteBuffer* request;
+  grpc::ByteBuffer* response;
+};
+
+// Parses, calls `handle` on a worker, serialises. `method` must be a literal.
+template <typename Request, typename Response>
+grpc::ServerUnaryReactor* RunUnary(const ServiceContext& context, std::string_view method,
+                                   const RawUnary& raw,
+                                   std::function<absl::StatusOr<Response>(const Request&)> handle) {
+  grpc::ServerUnaryReactor* reactor = raw.context->DefaultReactor();
+  auto call = std::make_shared<Call>(context.metrics, method, raw.context);
+  const bool queued = context.workers->Submit([=, handle = std::move(handle)] {
+    Request request;
+    absl::Status status = ParseMessage(*raw.request, &request);
+    if (status.ok()) {
+      absl::StatusOr<Response> response = handle(request);
+      status = response.status();
+      if (response.ok()) *raw.response = SerializeMessage(*response);
+    }
+    reactor->Finish(call->Finish(status));
+  });
+  if (!queued) reactor->Finish(call->Finish(ServerBusy()));
+  return reactor;
+}
+
+}  // namespace spotd::server
