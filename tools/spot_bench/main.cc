@@ -31,6 +31,8 @@ ABSL_FLAG(bool, json, false, "print one JSON object instead of text");
 namespace spotd::bench {
 namespace {
 
+constexpr int32_t kSpareTokens = 16;  // for the steps that warm up
+
 constexpr char kUsage[] =
     "measures a model on this machine.\n"
     "  spot-bench prefill --model M --context 8192\n"
@@ -38,22 +40,26 @@ constexpr char kUsage[] =
 
 absl::StatusOr<BenchOptions> OptionsFromFlags() {
   BenchOptions options;
-  options.model = absl::GetFlag(FLAGS_model);
-  if (options.model.empty()) return absl::InvalidArgumentError("--model is required");
-  options.selector = absl::GetFlag(FLAGS_selector);
+  options.model.model = absl::GetFlag(FLAGS_model);
+  options.model.selector = absl::GetFlag(FLAGS_selector);
+  options.model.backend = absl::GetFlag(FLAGS_backend);
+  options.model.threads = absl::GetFlag(FLAGS_threads);
+  options.model.chunk = absl::GetFlag(FLAGS_chunk);
   options.text = absl::GetFlag(FLAGS_text);
-  options.backend = absl::GetFlag(FLAGS_backend);
-  options.threads = absl::GetFlag(FLAGS_threads);
   options.context = absl::GetFlag(FLAGS_context);
   options.batch = absl::GetFlag(FLAGS_batch);
   options.steps = absl::GetFlag(FLAGS_steps);
-  options.chunk = absl::GetFlag(FLAGS_chunk);
-  if (options.context < 1 || options.batch < 1 || options.steps < 1 || options.chunk < 1) {
+  if (options.context < 1 || options.batch < 1 || options.steps < 1 || options.model.chunk < 1) {
     return absl::InvalidArgumentError("--context, --batch, --steps and --chunk must be at least 1");
   }
+  options.model.max_context = options.context + options.steps + kSpareTokens;
+  options.model.max_batch = options.batch;
+  options.model.sequences = options.batch;
   auto kind = model::ParsePolicy(absl::GetFlag(FLAGS_policy));
   if (!kind.ok()) return kind.status();
   options.policy.kind = *kind;
+  options.model.random_selector =
+      *kind == model::PolicyKind::kDistilled || *kind == model::PolicyKind::kTopK;
   options.policy.fraction = static_cast<float>(absl::GetFlag(FLAGS_fraction));
   options.policy.k_tokens = absl::GetFlag(FLAGS_k_tokens);
   options.policy.p_residual = static_cast<float>(absl::GetFlag(FLAGS_p_residual));
@@ -113,17 +119,18 @@ void PrintDecode(const DecodeResult& r, const std::string& policy, bool json) {
 absl::Status Run(const std::string& command) {
   auto options = OptionsFromFlags();
   if (!options.ok()) return options.status();
-  auto bench = BenchModel::Load(*options);
-  if (!bench.ok()) return bench.status();
+  if (const absl::Status status = options->policy.Validate(); !status.ok()) return status;
+  auto model = tools::LoadedModel::Load(options->model);
+  if (!model.ok()) return model.status();
   const bool json = absl::GetFlag(FLAGS_json);
-  if (!json) std::printf("%s\n", (*bench)->backend().description().c_str());
+  if (!json) std::printf("%s\n", (*model)->backend().description().c_str());
   if (command == "prefill") {
-    auto result = MeasurePrefill(**bench, *options, absl::GetFlag(FLAGS_repeats));
+    auto result = MeasurePrefill(**model, *options, absl::GetFlag(FLAGS_repeats));
     if (!result.ok()) return result.status();
     PrintPrefill(*result, json);
     return absl::OkStatus();
   }
-  auto result = MeasureDecode(**bench, *options);
+  auto result = MeasureDecode(**model, *options);
   if (!result.ok()) return result.status();
   PrintDecode(*result, std::string(model::PolicyName(options->policy.kind)), json);
   return absl::OkStatus();

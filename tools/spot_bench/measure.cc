@@ -2,7 +2,7 @@
 
 #include <algorithm>
 #include <chrono>
-#include <span>
+#include <random>
 #include <utility>
 #include <vector>
 
@@ -14,6 +14,7 @@ namespace {
 
 using Clock = std::chrono::steady_clock;
 
+constexpr uint32_t kSeed = 1;
 constexpr int kWarmUpSteps = 4;
 constexpr int64_t kGemmDim = 2048;
 constexpr int32_t kGemmRows = 512;
@@ -23,15 +24,20 @@ double SecondsSince(Clock::time_point start) {
   return std::chrono::duration<double>(Clock::now() - start).count();
 }
 
-absl::Status PrefillAll(BenchModel& bench, std::span<const int32_t> tokens, int32_t chunk,
-                        kvstore::BlockTable* table) {
-  SPOTD_RETURN_IF_ERROR(bench.store().Reserve(table, static_cast<int32_t>(tokens.size())));
-  for (size_t done = 0; done < tokens.size(); done += static_cast<size_t>(chunk)) {
-    const auto part = tokens.subspan(done, std::min<size_t>(chunk, tokens.size() - done));
-    SPOTD_RETURN_IF_ERROR(bench.transformer().Prefill({part, table}, {}));
-    bench.store().Commit(table, static_cast<int32_t>(part.size()));
+// Exactly options.context tokens: of the text, repeated as often as needed, or of a seeded
+// generator.
+absl::StatusOr<std::vector<int32_t>> PromptTokens(const tools::LoadedModel& model,
+                                                  const BenchOptions& options) {
+  std::vector<int32_t> prompt(static_cast<size_t>(options.context));
+  if (options.text.empty()) {
+    std::mt19937 random(kSeed);
+    std::uniform_int_distribution<int32_t> token(0, model.source().config().vocab - 1);
+    for (int32_t& value : prompt) value = token(random);
+    return prompt;
   }
-  return bench.backend().Synchronize();
+  SPOTD_ASSIGN_OR_RETURN(const auto text, tools::TokensOfFile(options.text, model.tokenizer()));
+  for (size_t i = 0; i < prompt.size(); ++i) prompt[i] = text[i % text.size()];
+  return prompt;
 }
 
 // Every weight but the embedding is used once per token; attention adds q.k and p.v over half the
@@ -74,24 +80,24 @@ struct DecodeState {
   std::vector<model::DecodeResult> results;
 };
 
-absl::Status Step(BenchModel& bench, DecodeState& state) {
+absl::Status Step(tools::LoadedModel& model, DecodeState& state) {
   for (kvstore::BlockTable& table : state.tables)
-    SPOTD_RETURN_IF_ERROR(bench.store().Reserve(&table, 1));
-  SPOTD_RETURN_IF_ERROR(bench.transformer().Decode(state.rows, state.results));
+    SPOTD_RETURN_IF_ERROR(model.store().Reserve(&table, 1));
+  SPOTD_RETURN_IF_ERROR(model.transformer().Decode(state.rows, state.results));
   for (size_t i = 0; i < state.rows.size(); ++i) {
-    bench.store().Commit(&state.tables[i], 1);
+    model.store().Commit(&state.tables[i], 1);
     state.rows[i].token = state.results[i].token;
   }
   return absl::OkStatus();
 }
 
-absl::StatusOr<DecodeState> StartDecode(BenchModel& bench, const BenchOptions& options) {
-  SPOTD_ASSIGN_OR_RETURN(const std::vector<int32_t> prompt, bench.PromptTokens(options.context));
+absl::StatusOr<DecodeState> StartDecode(tools::LoadedModel& model, const BenchOptions& options) {
+  SPOTD_ASSIGN_OR_RETURN(const std::vector<int32_t> prompt, PromptTokens(model, options));
   DecodeState state;
-  state.tables.push_back(bench.store().NewTable());
-  SPOTD_RETURN_IF_ERROR(PrefillAll(bench, prompt, options.chunk, &state.tables[0]));
+  state.tables.push_back(model.store().NewTable());
+  SPOTD_RETURN_IF_ERROR(model.Prefill(prompt, &state.tables[0]));
   while (static_cast<int32_t>(state.tables.size()) < options.batch) {
-    state.tables.push_back(bench.store().Fork(state.tables[0]));
+    state.tables.push_back(model.store().Fork(state.tables[0]));
   }
   kernels::SamplingParams greedy{};
   greedy.top_p = 1;
@@ -121,38 +127,38 @@ void Accumulate(const DecodeState& state, DecodeResult* result, double* attended
 
 }  // namespace
 
-absl::StatusOr<PrefillResult> MeasurePrefill(BenchModel& bench, const BenchOptions& options,
+absl::StatusOr<PrefillResult> MeasurePrefill(tools::LoadedModel& model, const BenchOptions& options,
                                              int repeats) {
-  SPOTD_ASSIGN_OR_RETURN(const std::vector<int32_t> prompt, bench.PromptTokens(options.context));
+  SPOTD_ASSIGN_OR_RETURN(const std::vector<int32_t> prompt, PromptTokens(model, options));
   PrefillResult result;
   result.tokens = options.context;
-  result.flops = PrefillFlops(bench.transformer().config(), options.context);
+  result.flops = PrefillFlops(model.transformer().config(), options.context);
   result.seconds = 1e30;
   for (int i = 0; i < repeats; ++i) {
-    kvstore::BlockTable table = bench.store().NewTable();
+    kvstore::BlockTable table = model.store().NewTable();
     const auto start = Clock::now();
-    SPOTD_RETURN_IF_ERROR(PrefillAll(bench, prompt, options.chunk, &table));
+    SPOTD_RETURN_IF_ERROR(model.Prefill(prompt, &table));
     result.seconds = std::min(result.seconds, SecondsSince(start));
   }
-  SPOTD_ASSIGN_OR_RETURN(result.gemm_flops_rate, MeasureGemmRate(bench.backend()));
+  SPOTD_ASSIGN_OR_RETURN(result.gemm_flops_rate, MeasureGemmRate(model.backend()));
   return result;
 }
 
-absl::StatusOr<DecodeResult> MeasureDecode(BenchModel& bench, const BenchOptions& options) {
-  SPOTD_ASSIGN_OR_RETURN(DecodeState state, StartDecode(bench, options));
-  for (int i = 0; i < kWarmUpSteps; ++i) SPOTD_RETURN_IF_ERROR(Step(bench, state));
+absl::StatusOr<DecodeResult> MeasureDecode(tools::LoadedModel& model, const BenchOptions& options) {
+  SPOTD_ASSIGN_OR_RETURN(DecodeState state, StartDecode(model, options));
+  for (int i = 0; i < kWarmUpSteps; ++i) SPOTD_RETURN_IF_ERROR(Step(model, state));
   DecodeResult result;
   result.context = options.context;
   result.batch = options.batch;
   result.steps = options.steps;
-  result.weight_bytes = static_cast<int64_t>(bench.transformer().decode_weight_bytes());
+  result.weight_bytes = static_cast<int64_t>(model.transformer().decode_weight_bytes());
   std::vector<double> seconds;
   double attended = 0;
   double visible = 0;
   double mass = 0;
   for (int i = 0; i < options.steps; ++i) {
     const auto start = Clock::now();
-    SPOTD_RETURN_IF_ERROR(Step(bench, state));
+    SPOTD_RETURN_IF_ERROR(Step(model, state));
     seconds.push_back(SecondsSince(start));
     result.seconds += seconds.back();
     Accumulate(state, &result, &attended, &visible, &mass);
@@ -163,7 +169,7 @@ absl::StatusOr<DecodeResult> MeasureDecode(BenchModel& bench, const BenchOptions
   result.kv_bytes_dense /= options.steps;
   result.density = attended / visible;
   result.covered_mass = mass / (options.steps * options.batch);
-  result.read_rate = MeasureReadRate(bench.threads());
+  result.read_rate = MeasureReadRate(model.threads());
   return result;
 }
 

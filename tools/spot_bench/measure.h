@@ -5,9 +5,19 @@
 #include <string>
 
 #include "absl/status/statusor.h"
-#include "tools/spot_bench/bench_model.h"
+#include "runtime/model/policy.h"
+#include "tools/common/loaded_model.h"
 
 namespace spotd::bench {
+
+struct BenchOptions {
+  tools::ModelOptions model;
+  std::string text;       // file whose text fills the context; empty: pseudo-random tokens
+  int32_t context = 512;  // tokens in the cache when decoding starts, or of the prompt
+  int32_t batch = 1;      // sequences decoded together (forks of one prompt)
+  int32_t steps = 64;     // decode steps measured
+  model::Policy policy;
+};
 
 struct PrefillResult {
   int32_t tokens = 0;
@@ -38,11 +48,11 @@ struct DecodeResult {
 };
 
 // Prefills the prompt; the result's sequence is thrown away. Best of `repeats` runs.
-absl::StatusOr<PrefillResult> MeasurePrefill(BenchModel& bench, const BenchOptions& options,
+absl::StatusOr<PrefillResult> MeasurePrefill(tools::LoadedModel& model, const BenchOptions& options,
                                              int repeats);
 
 // Prefills, forks to `batch` sequences, runs a few unmeasured steps and then `steps` measured ones,
 // greedily.
-absl::StatusOr<DecodeResult> MeasureDecode(BenchModel& bench, const BenchOptions& options);
+absl::StatusOr<DecodeResult> MeasureDecode(tools::LoadedModel& model, const BenchOptions& options);
 
 }  // namespace spotd::bench

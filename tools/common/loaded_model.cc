@@ -1,0 +1,82 @@
+#include "tools/common/loaded_model.h"
+
+#include <algorithm>
+#include <fstream>
+#include <iterator>
+#include <thread>
+#include <utility>
+
+#include "kernels/core/status.h"
+#include "runtime/model/selector.h"
+
+namespace spotd::tools {
+namespace {
+
+constexpr uint64_t kSelectorSeed = 1;
+
+absl::StatusOr<std::unique_ptr<model::SelectorSource>> SelectorFor(
+    const ModelOptions& options, const model::ModelConfig& config) {
+  if (!options.selector.empty()) return model::OpenSelector(options.selector, config);
+  if (!options.random_selector) return nullptr;
+  model::SelectorConfig selector;
+  selector.dim = config.head_dim;
+  selector.rope_theta = config.rope.theta;
+  return model::RandomSelector(config, selector, kSelectorSeed);
+}
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<LoadedModel>> LoadedModel::Load(const ModelOptions& options) {
+  if (options.model.empty()) return InvalidArgument("--model is required");
+  std::unique_ptr<LoadedModel> loaded(new LoadedModel());
+  loaded->threads_ =
+      options.threads > 0 ? options.threads : static_cast<int>(std::thread::hardware_concurrency());
+  loaded->chunk_ = options.chunk;
+  SPOTD_ASSIGN_OR_RETURN(loaded->source_, model::OpenModel(options.model));
+  SPOTD_ASSIGN_OR_RETURN(loaded->tokenizer_,
+                         text::Tokenizer::Create(loaded->source_->tokenizer_data()));
+  SPOTD_ASSIGN_OR_RETURN(loaded->backend_,
+                         kernels::CreateBackend({options.backend, options.threads}));
+  SPOTD_ASSIGN_OR_RETURN(auto selector, SelectorFor(options, loaded->source_->config()));
+  model::Limits limits;
+  limits.max_batch = options.max_batch;
+  limits.max_prefill_chunk = options.chunk;
+  limits.max_context = options.max_context;
+  SPOTD_ASSIGN_OR_RETURN(loaded->transformer_,
+                         model::Transformer::Load(loaded->backend_.get(), *loaded->source_,
+                                                  std::move(selector), limits));
+  const kvstore::KvLayout layout = loaded->transformer_->KvLayoutFor(options.selector_format);
+  const size_t blocks =
+      static_cast<size_t>(options.sequences) *
+      (static_cast<size_t>(options.max_context) / static_cast<size_t>(layout.block_tokens) + 2);
+  SPOTD_ASSIGN_OR_RETURN(loaded->store_, kvstore::KvStore::Create(loaded->backend_.get(), layout,
+                                                                  blocks * layout.BytesPerBlock()));
+  loaded->transformer_->AttachStore(loaded->store_.get());
+  return loaded;
+}
+
+absl::Status LoadedModel::Prefill(std::span<const int32_t> tokens, kvstore::BlockTable* table) {
+  SPOTD_RETURN_IF_ERROR(store_->Reserve(table, static_cast<int32_t>(tokens.size())));
+  for (size_t done = 0; done < tokens.size(); done += static_cast<size_t>(chunk_)) {
+    const auto part =
+        tokens.subspan(done, std::min<size_t>(static_cast<size_t>(chunk_), tokens.size() - done));
+    model::PrefillChunk chunk;
+    chunk.tokens = part;
+    chunk.table = table;
+    SPOTD_RETURN_IF_ERROR(transformer_->Prefill(chunk, {}));
+    store_->Commit(table, static_cast<int32_t>(part.size()));
+  }
+  return backend_->Synchronize();
+}
+
+absl::StatusOr<std::vector<int32_t>> TokensOfFile(const std::string& path,
+                                                  const text::Tokenizer& tokenizer) {
+  std::ifstream file(path, std::ios::binary);
+  if (!file) return NotFound("--text: cannot read ", path);
+  const std::string text((std::istreambuf_iterator<char>(file)), std::istreambuf_iterator<char>());
+  SPOTD_ASSIGN_OR_RETURN(auto tokens, tokenizer.Encode(text, {}));
+  if (tokens.empty()) return InvalidArgument("--text: ", path, " holds no text");
+  return tokens;
+}
+
+}  // namespace spotd::tools

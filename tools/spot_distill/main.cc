@@ -1,0 +1,193 @@
+// spot-distill: trains a selector for a checkpoint from plain text files. docs/distillation.md is
+// its guide.
+#include <csignal>
+#include <cstdio>
+#include <filesystem>
+#include <memory>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "absl/flags/flag.h"
+#include "absl/flags/parse.h"
+#include "absl/flags/usage.h"
+#include "kernels/backend.h"
+#include "kernels/core/status.h"
+#include "kernels/distill.h"
+#include "kvstore/kv_store.h"
+#include "runtime/distill/trainer.h"
+#include "runtime/model/model_source.h"
+#include "runtime/text/tokenizer.h"
+#include "tools/spot_distill/progress.h"
+
+ABSL_FLAG(std::string, model, "", "checkpoint: a .gguf file or a Hugging Face directory");
+ABSL_FLAG(std::vector<std::string>, corpus, {}, "text files or directories, separated by commas");
+ABSL_FLAG(std::string, out, "selector.safetensors", "the selector to write");
+ABSL_FLAG(std::string, checkpoint, "", "checkpoint file; default: --out with .checkpoint appended");
+ABSL_FLAG(int, checkpoint_every, 50, "steps between checkpoints");
+ABSL_FLAG(bool, resume, false, "continue from the checkpoint");
+ABSL_FLAG(std::string, backend, "auto", "auto or cpu");
+ABSL_FLAG(int, threads, 0, "host threads; 0 = one per core");
+ABSL_FLAG(int, length, 1024, "tokens of a training sequence");
+ABSL_FLAG(int64_t, tokens, 20'000'000, "training tokens in all");
+ABSL_FLAG(int, sequences, 16, "sequences in an optimiser step");
+ABSL_FLAG(int, queries, 128, "rows of each sequence that enter the loss");
+ABSL_FLAG(int, heads, 4, "selector heads");
+ABSL_FLAG(int, dim, 0, "selector head dimension; 0 = the model's head_dim");
+ABSL_FLAG(double, lr, 5e-3, "peak learning rate");
+ABSL_FLAG(int, warmup, 50, "warm-up steps");
+ABSL_FLAG(double, clip, 1.0, "gradient norm limit");
+ABSL_FLAG(double, full_weight, 1.0, "weight of the KL over all tokens");
+ABSL_FLAG(double, residual_weight, 1.0,
+          "weight of the KL over the tokens outside sinks and recency");
+ABSL_FLAG(double, sparse_stage, 0.0,
+          "share of the steps, at the end, that train on the chosen blocks only");
+ABSL_FLAG(double, sparse_fraction, 0.10, "density of the sparse stage");
+ABSL_FLAG(int, sink_tokens, 128, "reserved tokens at the start of the context");
+ABSL_FLAG(int, recency_tokens, 256, "reserved tokens at its end");
+ABSL_FLAG(double, skip, 0.75, "share of the sequences trained with skipped positions");
+ABSL_FLAG(int, serve_length, 0,
+          "longest position that skipping shows; 0 = the model's context length");
+ABSL_FLAG(int64_t, seed, 1, "seed of weights, text order and positions");
+ABSL_FLAG(int, held_out_sequences, 16, "held-out sequences evaluated at the end");
+
+namespace spotd::distill {
+namespace {
+
+constexpr char kUsage[] =
+    "distils a selector from a frozen model's attention.\n"
+    "  spot-distill --model M.gguf --corpus texts/ --length 1024 --tokens 20000000 --out "
+    "selector.safetensors";
+
+volatile std::sig_atomic_t g_interrupted = 0;
+
+struct Setup {
+  std::unique_ptr<model::ModelSource> source;
+  std::unique_ptr<kernels::Backend> backend;
+  std::unique_ptr<model::Transformer> transformer;
+  std::unique_ptr<kvstore::KvStore> store;
+  std::unique_ptr<Corpus> corpus;
+};
+
+TrainerOptions OptionsFromFlags(const model::ModelConfig& model) {
+  TrainerOptions options;
+  options.selector.heads = absl::GetFlag(FLAGS_heads);
+  options.selector.dim = absl::GetFlag(FLAGS_dim) > 0 ? absl::GetFlag(FLAGS_dim) : model.head_dim;
+  options.selector.rope_theta = model.rope.theta;
+  options.length = absl::GetFlag(FLAGS_length);
+  options.selector.training_length = options.length;
+  options.sequences_per_step = absl::GetFlag(FLAGS_sequences);
+  options.tokens = absl::GetFlag(FLAGS_tokens);
+  options.queries = absl::GetFlag(FLAGS_queries);
+  options.learning_rate.peak = absl::GetFlag(FLAGS_lr);
+  options.learning_rate.warmup_steps = absl::GetFlag(FLAGS_warmup);
+  options.clip_norm = absl::GetFlag(FLAGS_clip);
+  options.full_weight = static_cast<float>(absl::GetFlag(FLAGS_full_weight));
+  options.residual_weight = static_cast<float>(absl::GetFlag(FLAGS_residual_weight));
+  options.sparse_stage = absl::GetFlag(FLAGS_sparse_stage);
+  options.sparse_fraction = static_cast<float>(absl::GetFlag(FLAGS_sparse_fraction));
+  options.sink_tokens = absl::GetFlag(FLAGS_sink_tokens);
+  options.recency_tokens = absl::GetFlag(FLAGS_recency_tokens);
+  options.skip.probability = absl::GetFlag(FLAGS_skip);
+  options.skip.max_position = absl::GetFlag(FLAGS_serve_length) > 0
+                                  ? absl::GetFlag(FLAGS_serve_length)
+                                  : model.context_length;
+  options.seed = static_cast<uint64_t>(absl::GetFlag(FLAGS_seed));
+  return options;
+}
+
+absl::StatusOr<Setup> Load() {
+  if (absl::GetFlag(FLAGS_model).empty()) return InvalidArgument("--model is required");
+  if (absl::GetFlag(FLAGS_corpus).empty()) return InvalidArgument("--corpus is required");
+  const int32_t length = absl::GetFlag(FLAGS_length);
+  if (length < 2 || length > 65536)
+    return InvalidArgument("--length must be in 2..65536, got ", length);
+  Setup s;
+  SPOTD_ASSIGN_OR_RETURN(s.source, model::OpenModel(absl::GetFlag(FLAGS_model)));
+  SPOTD_ASSIGN_OR_RETURN(const auto tokenizer, text::Tokenizer::Create(s.source->tokenizer_data()));
+  CorpusOptions corpus;
+  corpus.paths = absl::GetFlag(FLAGS_corpus);
+  corpus.length = length;
+  SPOTD_ASSIGN_OR_RETURN(Corpus loaded, Corpus::Load(corpus, *tokenizer));
+  s.corpus = std::make_unique<Corpus>(std::move(loaded));
+  SPOTD_ASSIGN_OR_RETURN(s.backend, kernels::CreateBackend({absl::GetFlag(FLAGS_backend),
+                                                            absl::GetFlag(FLAGS_threads)}));
+  model::Limits limits;
+  limits.max_batch = 1;
+  limits.max_prefill_chunk = length;
+  limits.max_context = length;
+  SPOTD_ASSIGN_OR_RETURN(s.transformer,
+                         model::Transformer::Load(s.backend.get(), *s.source, nullptr, limits));
+  const kvstore::KvLayout layout = s.transformer->KvLayoutFor(kernels::SelectorKeyFormat::kNone);
+  const size_t blocks = static_cast<size_t>(length / layout.block_tokens + 2);
+  SPOTD_ASSIGN_OR_RETURN(
+      s.store, kvstore::KvStore::Create(s.backend.get(), layout, blocks * layout.BytesPerBlock()));
+  s.transformer->AttachStore(s.store.get());
+  return s;
+}
+
+std::string CheckpointPath() {
+  const std::string path = absl::GetFlag(FLAGS_checkpoint);
+  return path.empty() ? absl::GetFlag(FLAGS_out) + ".checkpoint" : path;
+}
+
+// Steps until done or interrupted. What was learnt before an error stays in the last checkpoint.
+absl::Status TrainLoop(Trainer& trainer, const TrainerOptions& options) {
+  Progress progress(trainer.next_step(), int64_t{options.length} * options.sequences_per_step);
+  const int64_t every = std::max(1, absl::GetFlag(FLAGS_checkpoint_every));
+  while (!trainer.done() && g_interrupted == 0) {
+    SPOTD_ASSIGN_OR_RETURN(const StepReport report, trainer.Step());
+    progress.Show(report);
+    if (trainer.next_step() % every == 0)
+      SPOTD_RETURN_IF_ERROR(trainer.SaveCheckpoint(CheckpointPath()));
+  }
+  progress.Finish();
+  return trainer.SaveCheckpoint(CheckpointPath());
+}
+
+absl::Status Run() {
+  SPOTD_ASSIGN_OR_RETURN(Setup s, Load());
+  const TrainerOptions options = OptionsFromFlags(s.source->config());
+  std::fprintf(stderr, "%s\n%lld documents, %lld training tokens, %lld held-out sequences\n",
+               s.backend->description().c_str(), static_cast<long long>(s.corpus->documents()),
+               static_cast<long long>(s.corpus->training_tokens()),
+               static_cast<long long>(s.corpus->num_held_out()));
+  SPOTD_ASSIGN_OR_RETURN(
+      auto kernels, kernels::CreateDistillKernels(s.backend.get(), absl::GetFlag(FLAGS_threads)));
+  SPOTD_ASSIGN_OR_RETURN(auto trainer,
+                         Trainer::Create(s.backend.get(), s.transformer.get(), s.store.get(),
+                                         s.corpus.get(), std::move(kernels), options));
+  if (absl::GetFlag(FLAGS_resume)) SPOTD_RETURN_IF_ERROR(trainer->LoadCheckpoint(CheckpointPath()));
+  SPOTD_RETURN_IF_ERROR(TrainLoop(*trainer, options));
+  if (!trainer->done()) {
+    std::fprintf(stderr, "interrupted at step %lld; --resume continues\n",
+                 static_cast<long long>(trainer->next_step()));
+    return absl::OkStatus();
+  }
+  if (auto held_out = trainer->Evaluate(absl::GetFlag(FLAGS_held_out_sequences)); held_out.ok()) {
+    std::fprintf(stderr, "held out: KL %.4f  residual %.4f  mass@10%% %.3f\n", held_out->kl,
+                 held_out->residual_kl, held_out->recalled_mass);
+  }
+  SPOTD_RETURN_IF_ERROR(trainer->SaveSelector(absl::GetFlag(FLAGS_out)));
+  std::fprintf(stderr, "wrote %s\n", absl::GetFlag(FLAGS_out).c_str());
+  return absl::OkStatus();
+}
+
+}  // namespace
+}  // namespace spotd::distill
+
+int main(int argc, char** argv) {
+  absl::SetProgramUsageMessage(spotd::distill::kUsage);
+  if (absl::ParseCommandLine(argc, argv).size() != 1) {
+    std::fprintf(stderr, "spot-distill %s\n", spotd::distill::kUsage);
+    return 2;
+  }
+  // Ctrl-C ends the loop after the step that runs: the checkpoint is written, nothing is lost.
+  std::signal(SIGINT, [](int) { spotd::distill::g_interrupted = 1; });
+  std::signal(SIGTERM, [](int) { spotd::distill::g_interrupted = 1; });
+  if (const absl::Status status = spotd::distill::Run(); !status.ok()) {
+    std::fprintf(stderr, "spot-distill: %s\n", std::string(status.message()).c_str());
+    return 1;
+  }
+  return 0;
+}
