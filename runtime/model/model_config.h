@@ -23,6 +23,12 @@ struct RopeConfig {
   double beta_fast = 32.0;  // yarn
   double beta_slow = 1.0;
   double attention_factor = 0.0;  // yarn; 0 = derived from factor
+  double mscale = 0.0;  // yarn; this and the next, when not 0, derive the factor differently
+  double mscale_all_dim = 0.0;
+  bool truncate = true;  // yarn: round the corrected range to whole dims
+  // [rotary_dim / 2] divisors of the unscaled frequencies, in place of the llama3 parameters above:
+  // the form in which GGUF states them. Empty otherwise.
+  std::vector<float> frequency_factors;
 };
 
 struct ModelConfig {

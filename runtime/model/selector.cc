@@ -1,0 +1,204 @@
+#include "runtime/model/selector.h"
+
+#include <array>
+#include <charconv>
+#include <cmath>
+#include <map>
+#include <random>
+#include <utility>
+#include <vector>
+
+#include "kernels/core/status.h"
+#include "runtime/formats/safetensors_file.h"
+#include "runtime/model/tensor_convert.h"
+
+namespace spotd::model {
+namespace {
+
+constexpr std::array<const char*, 4> kParts = {"q", "k", "w", "k_norm"};
+
+std::string TensorName(int32_t layer, const std::string& part) {
+  return Concat("layers.", layer, ".selector.", part, ".weight");
+}
+
+std::vector<int64_t> PartShape(const SelectorConfig& config, int64_t hidden,
+                               const std::string& part) {
+  if (part == "q") return {int64_t{config.heads} * config.dim, hidden};
+  if (part == "k") return {config.dim, hidden};
+  if (part == "w") return {config.heads, hidden};
+  return {config.dim};
+}
+
+// The metadata's strings as numbers; the first failure is kept and later reads give defaults.
+class MetadataReader {
+ public:
+  explicit MetadataReader(const formats::SafetensorsFile& file) : file_(file) {}
+
+  std::string Text(const std::string& key) {
+    const auto it = file_.metadata().find(key);
+    if (it != file_.metadata().end()) return it->second;
+    Fail(DataLoss(file_.path(), ": metadata \"", key, "\" is missing"));
+    return "";
+  }
+  bool Has(const std::string& key) const { return file_.metadata().count(key) != 0; }
+
+  template <typename T>
+  T Number(const std::string& key, T least, T most) {
+    const std::string text = Text(key);
+    T value = {};
+    const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
+    const bool whole = error == std::errc() && end == text.data() + text.size();
+    // Written so that NaN is refused.
+    if (!whole || !(value >= least && value <= most)) {
+      Fail(DataLoss(file_.path(), ": metadata \"", key, "\" is \"", text.substr(0, 50),
+                    "\"; a number between ", least, " and ", most, " is needed"));
+      return least;
+    }
+    return value;
+  }
+  const absl::Status& status() const { return status_; }
+
+ private:
+  void Fail(absl::Status status) {
+    if (status_.ok()) status_ = std::move(status);
+  }
+  const formats::SafetensorsFile& file_;
+  absl::Status status_;
+};
+
+absl::StatusOr<SelectorConfig> ReadConfig(const formats::SafetensorsFile& file) {
+  MetadataReader reader(file);
+  const std::string version = reader.Text("format_version");
+  SelectorConfig config;
+  config.heads = reader.Number<int32_t>("heads", 1, 64);
+  config.dim = reader.Number<int32_t>("dim", 32, 256);
+  config.rope_theta = reader.Number<double>("rope_theta", 1.0, 1e12);
+  config.block_size = reader.Number<int32_t>("block_size", 1, 1024);
+  config.training_tokens = reader.Number<int64_t>("training_tokens", 0, int64_t{1} << 60);
+  config.training_length = reader.Number<int32_t>("training_length", 0, 1 << 30);
+  if (reader.Has("calibration")) {
+    config.score_scale = reader.Number<float>("calibration", 1e-3f, 1e3f);
+  }
+  SPOTD_RETURN_IF_ERROR(reader.status());
+  if (version != "1") {
+    return Unimplemented(file.path(), ": selector format_version is \"", version.substr(0, 20),
+                         "\"; this build reads version 1");
+  }
+  if (config.dim % 32 != 0) {
+    return DataLoss(file.path(), ": selector dim is ", config.dim, ", not a multiple of 32");
+  }
+  return config;
+}
+
+// The mismatch that explains most is named first: geometry, then the hash over all of it.
+absl::Status CheckBelongs(const formats::SafetensorsFile& file, const ModelConfig& model) {
+  const auto mismatch = [&](std::string_view field, const auto& theirs, const auto& ours) {
+    return FailedPrecondition(file.path(), ": this selector was made for another model: ", field,
+                              " is ", theirs, ", the loaded model's is ", ours);
+  };
+  int32_t layers = 0;
+  while (file.tensors().count(TensorName(layers, "q")) != 0) ++layers;
+  if (layers != model.layers) return mismatch("layers", layers, model.layers);
+  const auto& q_shape = file.tensors().at(TensorName(0, "q")).shape;
+  const int64_t hidden = q_shape.size() == 2 ? q_shape[1] : 0;
+  if (hidden != model.hidden) return mismatch("hidden", hidden, model.hidden);
+  const auto hash = file.metadata().find("config_hash");
+  if (hash == file.metadata().end()) {
+    return DataLoss(file.path(), ": metadata \"config_hash\" is missing");
+  }
+  if (hash->second == model.Fingerprint()) return absl::OkStatus();
+  const auto base = file.metadata().find("base_model");
+  return mismatch(Concat("config_hash (base model \"",
+                         base == file.metadata().end() ? "?" : base->second, "\")"),
+                  hash->second, model.Fingerprint());
+}
+
+class FileSelector : public SelectorSource {
+ public:
+  FileSelector(formats::SafetensorsFile file, SelectorConfig config)
+      : file_(std::move(file)), config_(config) {}
+
+  const SelectorConfig& config() const override { return config_; }
+
+  absl::StatusOr<TensorView> Tensor(int32_t layer, const std::string& part) const override {
+    const std::string name = TensorName(layer, part);
+    const auto it = file_.tensors().find(name);
+    if (it == file_.tensors().end())
+      return NotFound(file_.path(), ": tensor ", name, " is missing");
+    const formats::SafetensorsTensor& tensor = it->second;
+    if (!tensor.type) {
+      return Unimplemented(file_.path(), ": tensor ", name, " is of type ", tensor.type_name,
+                           ", which is not supported");
+    }
+    return TensorView{*tensor.type, tensor.shape, tensor.data, tensor.bytes};
+  }
+
+ private:
+  formats::SafetensorsFile file_;
+  SelectorConfig config_;
+};
+
+absl::Status CheckTensors(const FileSelector& selector, const std::string& path,
+                          const ModelConfig& model) {
+  for (int32_t layer = 0; layer < model.layers; ++layer) {
+    for (const char* part : kParts) {
+      SPOTD_ASSIGN_OR_RETURN(const TensorView tensor, selector.Tensor(layer, part));
+      SPOTD_RETURN_IF_ERROR(CheckShape(tensor, PartShape(selector.config(), model.hidden, part),
+                                       path, TensorName(layer, part)));
+    }
+  }
+  return absl::OkStatus();
+}
+
+class InMemorySelector : public SelectorSource {
+ public:
+  InMemorySelector(const ModelConfig& model, const SelectorConfig& config, uint64_t seed)
+      : hidden_(model.hidden), config_(config) {
+    std::mt19937_64 random(seed);
+    // Scores of order one for a normalised input: rows of unit length.
+    std::normal_distribution<float> weight(0.0f, 1.0f / std::sqrt(static_cast<float>(hidden_)));
+    for (int32_t layer = 0; layer < model.layers; ++layer) {
+      for (const std::string part : kParts) {
+        int64_t count = 1;
+        for (const int64_t size : PartShape(config_, hidden_, part)) count *= size;
+        std::vector<float>& values = tensors_[TensorName(layer, part)];
+        values.resize(static_cast<size_t>(count), 1.0f);
+        if (part == "k_norm") continue;
+        for (float& value : values) value = weight(random);
+      }
+    }
+  }
+
+  const SelectorConfig& config() const override { return config_; }
+
+  absl::StatusOr<TensorView> Tensor(int32_t layer, const std::string& part) const override {
+    const auto it = tensors_.find(TensorName(layer, part));
+    if (it == tensors_.end()) return NotFound("no selector tensor ", TensorName(layer, part));
+    return TensorView{DType::kF32, PartShape(config_, hidden_, part), it->second.data(),
+                      it->second.size() * sizeof(float)};
+  }
+
+ private:
+  int64_t hidden_;
+  SelectorConfig config_;
+  std::map<std::string, std::vector<float>> tensors_;
+};
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<SelectorSource>> OpenSelector(const std::string& path,
+                                                             const ModelConfig& model) {
+  SPOTD_ASSIGN_OR_RETURN(formats::SafetensorsFile file, formats::SafetensorsFile::Open(path));
+  SPOTD_ASSIGN_OR_RETURN(const SelectorConfig config, ReadConfig(file));
+  SPOTD_RETURN_IF_ERROR(CheckBelongs(file, model));
+  auto selector = std::make_unique<FileSelector>(std::move(file), config);
+  SPOTD_RETURN_IF_ERROR(CheckTensors(*selector, path, model));
+  return selector;
+}
+
+std::unique_ptr<SelectorSource> RandomSelector(const ModelConfig& model,
+                                               const SelectorConfig& config, uint64_t seed) {
+  return std::make_unique<InMemorySelector>(model, config, seed);
+}
+
+}  // namespace spotd::model
