@@ -1,5 +1,5 @@
 // The argument structs of the kernel interface (kernels/backend.h): plain pointers and integers, so that a CUDA
-// translation unit can include this file alone.
+// translation unit can include this file alone (the two headers of core/ are host/device arithmetic).
 //
 // Conventions for every pointer below:
 //  - it points into memory of the backend that runs the operation (host memory for `ref` and `cpu`);
@@ -15,20 +15,15 @@
 
 #include <cstdint>
 
+#include "kernels/core/budget_rule.h"   // BudgetRule
+#include "kernels/core/selector_key.h"  // SelectorKeyFormat
+
 namespace spotd::kernels {
 
 class Weight;
 
 // ---------------------------------------------------------------------------------------------------------------
 // Where a step's tokens live.
-
-// How a selector key of dimension d is stored (DESIGN 4).
-enum class SelectorKeyFormat : uint8_t {
-  kNone,  // the model has no selector
-  kBf16,  // d x bf16
-  kInt4,  // groups of 32: signed 4-bit values, one fp16 scale each; 72 bytes for d = 128
-  kFp4,   // groups of 16: e2m1 values, one e4m3 scale each; 72 bytes for d = 128
-};
 
 // One layer's part of the paged cache. Block b of an array starts at base + b * (its block size in bytes).
 struct KvLayer {
@@ -193,26 +188,6 @@ struct OracleScoreArgs {
   const void* q;     // [rows, q_heads, head_dim] Act, after RoPE
   float* block_lse;  // [rows, lse_stride]
   int32_t lse_stride;
-};
-
-// How a row's budget is read from its block masses. See kernels/core/budget_rule.h for the exact rule.
-enum class BudgetKind : uint8_t {
-  kDualTopP,       // nucleus over the residual, stopped by p_residual or p_total, whichever comes first
-  kFixedTokens,    // best blocks up to k_tokens (reserved included)
-  kFixedFraction,  // best blocks up to fraction * visible blocks (reserved included)
-  kReservedOnly,   // sinks and recency only; scores are not read
-};
-
-struct BudgetRule {
-  BudgetKind kind;
-  float p_residual;        // kDualTopP, in (0, 1]
-  float p_total;           // kDualTopP, in (0, 1]
-  float fraction;          // kFixedFraction, in (0, 1]
-  int32_t k_tokens;        // kFixedTokens
-  int32_t sink_tokens;     // reserved at the start
-  int32_t recency_tokens;  // reserved at the end
-  int32_t k_min_tokens;    // floor, reserved included
-  int32_t k_max_tokens;    // cap, reserved included; 0 = no cap
 };
 
 struct SelectArgs {
