@@ -1,0 +1,113 @@
+#include "tools/spotctl/client.h"
+
+#include <google/protobuf/util/json_util.h>
+#include <grpcpp/create_channel.h>
+#include <grpcpp/security/credentials.h>
+
+#include <csignal>
+#include <cstdio>
+#include <cstdlib>
+#include <mutex>
+#include <thread>
+
+#include "google/rpc/code.pb.h"
+#include "google/rpc/error_details.pb.h"
+#include "google/rpc/status.pb.h"
+
+namespace spotd::spotctl {
+namespace {
+
+constexpr int kMaxMessageBytes = 16 << 20;
+constexpr int kInterrupted = 130;  // as shells report SIGINT
+
+std::mutex interrupt_mutex;
+grpc::ClientContext* running_call = nullptr;  // guarded by interrupt_mutex
+
+google::rpc::Status RichStatus(const grpc::Status& status) {
+  google::rpc::Status rich;
+  if (status.error_details().empty() || !rich.ParseFromString(status.error_details())) {
+    rich.set_code(status.error_code());
+    rich.set_message(status.error_message());
+  }
+  return rich;
+}
+
+std::string Reason(const google::rpc::Status& rich) {
+  google::rpc::ErrorInfo info;
+  for (const auto& detail : rich.details()) {
+    if (detail.UnpackTo(&info)) return info.reason();
+  }
+  return "";
+}
+
+std::string ToJson(const google::protobuf::Message& message) {
+  google::protobuf::util::JsonPrintOptions options;
+  options.always_print_primitive_fields = true;
+  options.preserve_proto_field_names = true;
+  std::string json;
+  const auto status = google::protobuf::util::MessageToJsonString(message, &json, options);
+  return status.ok() ? json : "{}";
+}
+
+}  // namespace
+
+Client::Client(const ClientOptions& options) : options_(options) {
+  grpc::ChannelArguments arguments;
+  arguments.SetMaxReceiveMessageSize(kMaxMessageBytes);
+  channel_ =
+      grpc::CreateCustomChannel(options.address, grpc::InsecureChannelCredentials(), arguments);
+  sessions_ = v1::SessionService::NewStub(channel_);
+  inference_ = v1::InferenceService::NewStub(channel_);
+  models_ = v1::ModelService::NewStub(channel_);
+}
+
+Client::Context::Context(const Client& client) {
+  if (client.options_.timeout.has_value()) {
+    context_.set_deadline(std::chrono::system_clock::now() + *client.options_.timeout);
+  }
+  std::lock_guard lock(interrupt_mutex);
+  running_call = &context_;
+}
+
+Client::Context::~Context() {
+  std::lock_guard lock(interrupt_mutex);
+  running_call = nullptr;
+}
+
+int Client::Fail(const grpc::Status& status) const {
+  const google::rpc::Status rich = RichStatus(status);
+  const std::string& code = google::rpc::Code_Name(static_cast<google::rpc::Code>(rich.code()));
+  if (options_.json) {
+    std::printf("{\"error\":%s}\n", ToJson(rich).c_str());
+    return kRpcError;
+  }
+  const std::string reason = Reason(rich);
+  std::fprintf(stderr, "spotctl: %s: %s%s\n", code.c_str(), rich.message().c_str(),
+               reason.empty() ? "" : (" (" + reason + ")").c_str());
+  return kRpcError;
+}
+
+void PrintJson(const google::protobuf::Message& message) {
+  std::printf("%s\n", ToJson(message).c_str());
+  std::fflush(stdout);
+}
+
+void StartInterruptHandler() {
+  sigset_t signals;
+  sigemptyset(&signals);
+  sigaddset(&signals, SIGINT);
+  pthread_sigmask(SIG_BLOCK, &signals, nullptr);
+  std::thread([signals] {
+    for (int signal = 0; sigwait(&signals, &signal) == 0;) {
+      std::lock_guard lock(interrupt_mutex);
+      if (running_call == nullptr) std::_Exit(kInterrupted);
+      running_call->TryCancel();
+    }
+  }).detach();
+}
+
+std::string SessionName(const std::string& argument) {
+  return argument.rfind("sessions/", 0) == 0 ? argument : "sessions/" + argument;
+}
+
+}  // namespace spotd::spotctl

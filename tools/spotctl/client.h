@@ -1,0 +1,74 @@
+// A connection to spotd and the way results and errors of its calls are shown.
+#pragma once
+
+#include <grpcpp/channel.h>
+#include <grpcpp/client_context.h>
+#include <grpcpp/support/status.h>
+
+#include <chrono>
+#include <memory>
+#include <optional>
+#include <string>
+
+#include "google/protobuf/message.h"
+#include "spotd/v1/inference.grpc.pb.h"
+#include "spotd/v1/models.grpc.pb.h"
+#include "spotd/v1/sessions.grpc.pb.h"
+
+namespace spotd::spotctl {
+
+// Exit codes.
+inline constexpr int kOk = 0;
+inline constexpr int kRpcError = 1;
+inline constexpr int kUsageError = 2;
+
+struct ClientOptions {
+  std::string address;
+  bool json = false;
+  std::optional<std::chrono::milliseconds> timeout;  // of each call
+};
+
+class Client {
+ public:
+  explicit Client(const ClientOptions& options);
+
+  v1::SessionService::Stub& sessions() const { return *sessions_; }
+  v1::InferenceService::Stub& inference() const { return *inference_; }
+  v1::ModelService::Stub& models() const { return *models_; }
+  const std::shared_ptr<grpc::Channel>& channel() const { return channel_; }
+  bool json() const { return options_.json; }
+
+  // A context with the client's timeout. While it lives, Ctrl-C cancels it instead of ending
+  // spotctl.
+  class Context {
+   public:
+    explicit Context(const Client& client);
+    ~Context();
+    grpc::ClientContext* get() { return &context_; }
+
+   private:
+    grpc::ClientContext context_;
+  };
+
+  // Shows why a call failed, on stderr or as one JSON object on stdout; kRpcError.
+  int Fail(const grpc::Status& status) const;
+
+ private:
+  ClientOptions options_;
+  std::shared_ptr<grpc::Channel> channel_;
+  std::unique_ptr<v1::SessionService::Stub> sessions_;
+  std::unique_ptr<v1::InferenceService::Stub> inference_;
+  std::unique_ptr<v1::ModelService::Stub> models_;
+};
+
+// One JSON object on one line of stdout, with the proto's field names; fields at zero are shown.
+void PrintJson(const google::protobuf::Message& message);
+
+// Starts the thread that turns Ctrl-C into cancellation of the running call. Once, before any other
+// thread.
+void StartInterruptHandler();
+
+// "abc" or "sessions/abc" -> "sessions/abc".
+std::string SessionName(const std::string& argument);
+
+}  // namespace spotd::spotctl
