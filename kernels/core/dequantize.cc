@@ -3,7 +3,6 @@
 #include <cstring>
 
 #include "kernels/core/check.h"
-#include "kernels/core/float16.h"
 
 namespace spotd {
 namespace {
@@ -18,13 +17,20 @@ T Load(const uint8_t* bytes) {
   return value;
 }
 
-float LoadHalf(const uint8_t* bytes) {
-  return ToFloat(Fp16{Load<uint16_t>(bytes)});
+Fp16 LoadHalf(const uint8_t* bytes) {
+  return {Load<uint16_t>(bytes)};
 }
 
-void SetScale(float scale, float offset, QuantGroup* out) {
-  out->scale[0] = out->scale[1] = scale;
-  out->offset = offset;
+void SetScale(const uint8_t* d, QuantGroup* out) {
+  out->d = LoadHalf(d);
+  out->scale[0] = out->scale[1] = ToFloat(out->d);
+  out->offset = -0.0f;
+}
+
+void SetScaleAndOffset(const uint8_t* d, QuantGroup* out) {
+  SetScale(d, out);
+  out->m = LoadHalf(d + 2);
+  out->offset = ToFloat(out->m);
 }
 
 // The 32 nibbles of Q4_0 to Q5_1: weight i < 16 is the low half of byte i, weight 16 + i its high
@@ -45,28 +51,28 @@ void AddFifthBits(const uint8_t* bits, QuantGroup* out) {
 }
 
 void DecodeQ8_0(const uint8_t* block, QuantGroup* out) {
-  SetScale(LoadHalf(block), -0.0f, out);
+  SetScale(block, out);
   std::memcpy(out->q, block + 2, kQuantGroup);
 }
 
 void DecodeQ4_0(const uint8_t* block, QuantGroup* out) {
-  SetScale(LoadHalf(block), -0.0f, out);
+  SetScale(block, out);
   UnpackNibbles(block + 2, 8, out);
 }
 
 void DecodeQ4_1(const uint8_t* block, QuantGroup* out) {
-  SetScale(LoadHalf(block), LoadHalf(block + 2), out);
+  SetScaleAndOffset(block, out);
   UnpackNibbles(block + 4, 0, out);
 }
 
 void DecodeQ5_0(const uint8_t* block, QuantGroup* out) {
-  SetScale(LoadHalf(block), -0.0f, out);
+  SetScale(block, out);
   UnpackNibbles(block + 6, 16, out);
   AddFifthBits(block + 2, out);
 }
 
 void DecodeQ5_1(const uint8_t* block, QuantGroup* out) {
-  SetScale(LoadHalf(block), LoadHalf(block + 2), out);
+  SetScaleAndOffset(block, out);
   UnpackNibbles(block + 8, 0, out);
   AddFifthBits(block + 4, out);
 }
@@ -84,8 +90,11 @@ void SetKScale(const uint8_t* block, int g, QuantGroup* out) {
     scale = (packed[g + 4] & 0xf) | ((packed[g - 4] >> 6) << 4);
     min = (packed[g + 4] >> 4) | ((packed[g] >> 6) << 4);
   }
-  SetScale(LoadHalf(block) * static_cast<float>(scale),
-           -(LoadHalf(block + 2) * static_cast<float>(min)), out);
+  SetScaleAndOffset(block, out);
+  out->sub_scale[0] = out->sub_scale[1] = static_cast<int8_t>(scale);
+  out->sub_min = static_cast<int8_t>(min);
+  out->scale[0] = out->scale[1] = ToFloat(out->d) * static_cast<float>(scale);
+  out->offset = -(ToFloat(out->m) * static_cast<float>(min));
 }
 
 // Each 32 bytes of Q4_K and Q5_K hold two groups: the low halves, then the high halves.
@@ -119,11 +128,11 @@ void DecodeQ6K(const uint8_t* block, int g, QuantGroup* out) {
     const int bits = ((low[i] >> low_shift) & 0xf) | (((high[i] >> (2 * quarter)) & 3) << 4);
     out->q[i] = static_cast<int8_t>(bits - 32);
   }
-  const float d = LoadHalf(block + 208);
+  SetScale(block + 208, out);
   for (int i = 0; i < 2; ++i) {
-    out->scale[i] = d * static_cast<float>(static_cast<int8_t>(block[192 + 2 * g + i]));
+    out->sub_scale[i] = static_cast<int8_t>(block[192 + 2 * g + i]);
+    out->scale[i] = ToFloat(out->d) * static_cast<float>(out->sub_scale[i]);
   }
-  out->offset = -0.0f;
 }
 
 void DequantizeQuantized(DType type, const void* src, float* dst, int64_t n) {
@@ -177,7 +186,7 @@ void DequantizeRow(DType type, const void* src, float* dst, int64_t n) {
       std::memcpy(dst, src, static_cast<size_t>(n) * sizeof(float));
       return;
     case DType::kF16:
-      for (int64_t i = 0; i < n; ++i) dst[i] = LoadHalf(bytes + 2 * i);
+      for (int64_t i = 0; i < n; ++i) dst[i] = ToFloat(LoadHalf(bytes + 2 * i));
       return;
     case DType::kBf16:
       for (int64_t i = 0; i < n; ++i) dst[i] = ToFloat(Bf16{Load<uint16_t>(bytes + 2 * i)});

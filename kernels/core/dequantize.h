@@ -6,6 +6,7 @@
 #include <cstdint>
 
 #include "kernels/core/dtype.h"
+#include "kernels/core/float16.h"
 
 namespace spotd {
 
@@ -19,6 +20,13 @@ struct QuantGroup {
   int8_t q[kQuantGroup];
   float scale[2];
   float offset;
+  // The stored fields, for packers. scale[i] = d, or d * sub_scale[i] in the K types; offset = m in
+  // Q4_1 and Q5_1,
+  // -(m * sub_min) in Q4_K and Q5_K.
+  Fp16 d;
+  Fp16 m;
+  int8_t sub_scale[2];
+  int8_t sub_min;
 };
 
 constexpr bool IsQuantized(DType type) {

@@ -1,29 +1,36 @@
 // Linear and Embed of the CPU backend.
 //
+// A weight row's product with an activation row is the same, bit for bit, whatever the number of
+// rows and threads. Quantised weights meet activations rounded to int8, one scale per 32 columns;
+// float, fp16 and bf16 weights meet them in float.
+//
 // Thread-safety: as Backend, one call at a time per pool and scratch.
 #pragma once
 
-#include <vector>
+#include <cstddef>
+#include <memory>
 
 #include "kernels/args.h"
 #include "kernels/core/thread_pool.h"
 
 namespace spotd::kernels {
 
-// Working memory of CpuLinear, kept between calls so that a steady state allocates nothing.
+// Working memory of CpuLinear, kept between calls so that a steady state allocates nothing. Grows
+// to what the largest call needs: about 5 bytes per activation of at most 512 rows.
 class LinearScratch {
  public:
-  // At least `floats` floats per thread, uninitialised.
-  float* Floats(size_t floats) {
-    if (floats_.size() < floats) floats_.resize(floats);
-    return floats_.data();
-  }
+  // At least `bytes`, aligned to 64, uninitialised.
+  std::byte* Reserve(size_t bytes);
 
  private:
-  std::vector<float> floats_;
+  struct Free {
+    void operator()(std::byte* p) const;
+  };
+  std::unique_ptr<std::byte, Free> data_;
+  size_t bytes_ = 0;
 };
 
-// Backend::Linear and Backend::Logits. Every weight was made by MakeCpuWeight.
+// Backend::Linear and Backend::Logits, with float outputs. Every weight was made by MakeCpuWeight.
 void CpuLinear(const LinearArgs& args, ThreadPool& pool, LinearScratch& scratch);
 
 // Backend::Embed.

@@ -1,0 +1,379 @@
+// Quantised weights times int8 activations. See linear_kernels.h for the contract, weight_layout.h
+// for the panels.
+//
+// Per group of 32 columns: an exact int32 dot product per weight row (with AVX-512 VNNI one
+// instruction for 16 rows and 4 columns), then one float multiply-add with the two scales, and one
+// for the offset where the type has one.
+
+#define HWY_WANT_AVX3_DL
+#undef HWY_TARGET_INCLUDE
+#define HWY_TARGET_INCLUDE "kernels/cpu/linear_quantized.cc"
+#include "hwy/foreach_target.h"  // must come before highway.h
+
+#include <cstring>
+
+#include "hwy/cache_control.h"
+#include "hwy/highway.h"
+#include "kernels/cpu/linear_kernels.h"
+#include "kernels/cpu/weight_layout.h"
+
+HWY_BEFORE_NAMESPACE();
+namespace spotd::kernels {
+namespace HWY_NAMESPACE {
+namespace hn = hwy::HWY_NAMESPACE;
+
+// One lane per weight row. Targets with narrower vectors go over a panel several times.
+using DFloat = hn::CappedTag<float, kPanelRows>;
+using DInt = hn::RebindToSigned<DFloat>;
+using DByte = hn::Repartition<uint8_t, DInt>;
+using DWord = hn::Repartition<uint16_t, DInt>;
+using VFloat = hn::Vec<DFloat>;
+using VInt = hn::Vec<DInt>;
+using VByte = hn::Vec<DByte>;
+
+constexpr int kLanes = static_cast<int>(hn::MaxLanes(DFloat()));
+constexpr int kPasses = kPanelRows / kLanes;
+
+// A decode step reads each panel once, from memory: the loads run this far behind the prefetches.
+constexpr size_t kPrefetchBytes = 2048;
+
+// Dot: adds to each lane of `sum`, which is a weight row, the products of its four unsigned bytes
+// of w with the four activations at q. `wide`: w may exceed 63, so that a sum of two products may
+// not fit int16.
+#if HWY_TARGET == HWY_AVX3_DL
+// Highway's target lacks the compiler's switch for avx512vnni, hence not the intrinsic; and the
+// processor broadcasts the four bytes while it loads them.
+HWY_INLINE VInt Dot(VInt sum, VByte w, const int8_t* q, bool /*wide*/) {
+  asm("vpdpbusd %2%{1to16%}, %1, %0"
+      : "+v"(sum.raw)
+      : "v"(w.raw), "m"(*reinterpret_cast<const int8_t(*)[4]>(q)));
+  return sum;
+}
+#else
+
+// Pairs of int16 products, added.
+HWY_INLINE VInt AddPairs(hn::Vec<hn::Repartition<int16_t, DInt> > a,
+                         hn::Vec<hn::Repartition<int16_t, DInt> > b) {
+#if HWY_TARGET == HWY_AVX3
+  return VInt{_mm512_madd_epi16(a.raw, b.raw)};
+#elif HWY_TARGET == HWY_AVX2
+  return VInt{_mm256_madd_epi16(a.raw, b.raw)};
+#elif HWY_TARGET == HWY_SSE4 || HWY_TARGET == HWY_SSSE3
+  return VInt{_mm_madd_epi16(a.raw, b.raw)};
+#else
+  const DInt di;
+  const auto low = [&](auto v) HWY_ATTR {
+    return hn::ShiftRight<16>(hn::ShiftLeft<16>(hn::BitCast(di, v)));
+  };
+  const auto high = [&](auto v) HWY_ATTR { return hn::ShiftRight<16>(hn::BitCast(di, v)); };
+  return hn::Add(hn::Mul(low(a), low(b)), hn::Mul(high(a), high(b)));
+#endif
+}
+
+HWY_INLINE VInt Dot(VInt sum, VByte w, const int8_t* q, bool wide) {
+  int32_t chunk;
+  std::memcpy(&chunk, q, sizeof(chunk));
+  const VInt x = hn::Set(DInt(), chunk);
+  const hn::Repartition<int16_t, DInt> d16;
+#if HWY_TARGET == HWY_AVX3 || HWY_TARGET == HWY_AVX2 || HWY_TARGET == HWY_SSE4 || \
+    HWY_TARGET == HWY_SSSE3
+  if (!wide) {
+    using V16 = hn::Vec<decltype(d16)>;
+#if HWY_TARGET == HWY_AVX3
+    const V16 pairs{_mm512_maddubs_epi16(w.raw, x.raw)};
+#elif HWY_TARGET == HWY_AVX2
+    const V16 pairs{_mm256_maddubs_epi16(w.raw, x.raw)};
+#else
+    const V16 pairs{_mm_maddubs_epi16(w.raw, x.raw)};
+#endif
+    return hn::Add(sum, AddPairs(pairs, hn::Set(d16, 1)));
+  }
+#else
+  (void)wide;
+#endif
+  const DWord du16;
+  const auto w16 = hn::BitCast(du16, w);
+  const auto x16 = hn::BitCast(d16, x);
+  const auto w_even = hn::BitCast(d16, hn::And(w16, hn::Set(du16, 0xff)));
+  const auto w_odd = hn::BitCast(d16, hn::ShiftRight<8>(w16));
+  const auto x_even = hn::ShiftRight<8>(hn::ShiftLeft<8>(x16));
+  const auto x_odd = hn::ShiftRight<8>(x16);
+  return hn::Add(sum, hn::Add(AddPairs(w_even, x_even), AddPairs(w_odd, x_odd)));
+}
+#endif
+
+// Moves bit kFrom and up of every byte to bit kTo and up and keeps the bits of `mask`, which kills
+// those that cross into the next byte.
+template <int kFrom, int kTo>
+HWY_INLINE VByte MoveBits(VByte v, VByte mask) {
+  const auto words = hn::BitCast(DWord(), v);
+  if constexpr (kFrom > kTo) {
+    return hn::And(hn::BitCast(DByte(), hn::ShiftRight<kFrom - kTo>(words)), mask);
+  } else if constexpr (kFrom < kTo) {
+    return hn::And(hn::BitCast(DByte(), hn::ShiftLeft<kTo - kFrom>(words)), mask);
+  } else {
+    return hn::And(v, mask);
+  }
+}
+
+// ORs bit c of `line` into bit 4 of chunk c.
+template <int kChunk = 0>
+HWY_INLINE void AddFifthBits(VByte line, VByte mask, VByte* w) {
+  w[kChunk] = hn::Or(w[kChunk], MoveBits<kChunk, 4>(line, mask));
+  if constexpr (kChunk + 1 < kChunks) AddFifthBits<kChunk + 1>(line, mask, w);
+}
+
+// ORs bits 2i and 2i + 1 of `line` into bits 4 and 5 of chunk i, for 4 chunks.
+template <int kChunk = 0>
+HWY_INLINE void AddHighPairs(VByte line, VByte mask, VByte* w) {
+  w[kChunk] = hn::Or(w[kChunk], MoveBits<2 * kChunk, 4>(line, mask));
+  if constexpr (kChunk + 1 < 4) AddHighPairs<kChunk + 1>(line, mask, w);
+}
+
+// The 8 chunks of a group, one byte a value. values: the group's first line, at this pass's rows.
+template <int kBits>
+HWY_INLINE void UnpackGroup(const uint8_t* values, VByte* w) {
+  const DByte d;
+  if constexpr (kBits == 8) {
+    for (int c = 0; c < kChunks; ++c) w[c] = hn::Load(d, values + c * kLineBytes);
+    return;
+  }
+  const VByte nibble = hn::Set(d, 0x0f);
+  for (int j = 0; j < 4; ++j) {
+    const VByte line = hn::Load(d, values + j * kLineBytes);
+    w[2 * j] = hn::And(line, nibble);
+    w[2 * j + 1] = MoveBits<4, 0>(line, nibble);
+  }
+  if constexpr (kBits == 5) {
+    AddFifthBits(hn::Load(d, values + 4 * kLineBytes), hn::Set(d, 0x10), w);
+  }
+  if constexpr (kBits == 6) {
+    const VByte mask = hn::Set(d, 0x30);
+    AddHighPairs(hn::Load(d, values + 4 * kLineBytes), mask, w);
+    AddHighPairs(hn::Load(d, values + 5 * kLineBytes), mask, w + 4);
+  }
+}
+
+HWY_INLINE VFloat LoadHalves(const uint8_t* p) {
+  const hn::Rebind<hwy::float16_t, DFloat> d16;
+  return hn::PromoteTo(DFloat(), hn::LoadU(d16, reinterpret_cast<const hwy::float16_t*>(p)));
+}
+
+template <typename T>
+HWY_INLINE VFloat LoadBytes(const uint8_t* p) {
+  const hn::Rebind<T, DFloat> d8;
+  const auto bytes = hn::LoadU(d8, reinterpret_cast<const T*>(p));
+  return hn::ConvertTo(DFloat(), hn::PromoteTo(DInt(), bytes));
+}
+
+// The scales of one group for the rows of a pass. `first` is the row that the pass begins with.
+struct GroupScales {
+  VFloat low;   // of the first 16 columns, or of all
+  VFloat high;  // kSuper16 only
+  VFloat offset;
+};
+
+template <ScaleLayout kScales>
+HWY_INLINE GroupScales LoadScales(const uint8_t* panel, int64_t g, int first) {
+  const VFloat zero = hn::Zero(DFloat());
+  if constexpr (kScales == ScaleLayout::kHalf) {
+    return {LoadHalves(panel + g * 32 + first * 2), zero, zero};
+  } else if constexpr (kScales == ScaleLayout::kHalfPair) {
+    const uint8_t* p = panel + g * 64 + first * 2;
+    return {LoadHalves(p), zero, LoadHalves(p + 32)};
+  } else if constexpr (kScales == ScaleLayout::kSuper32) {
+    const uint8_t* super = panel + g / kGroupsPerSuper * static_cast<int64_t>(kSuper32Bytes);
+    const uint8_t* sub = super + 64 + g % kGroupsPerSuper * 32 + first;
+    const VFloat m = LoadHalves(super + 32 + first * 2);
+    return {hn::Mul(LoadHalves(super + first * 2), LoadBytes<uint8_t>(sub)), zero,
+            hn::Neg(hn::Mul(m, LoadBytes<uint8_t>(sub + 16)))};
+  } else {
+    const uint8_t* super = panel + g / kGroupsPerSuper * static_cast<int64_t>(kSuper16Bytes);
+    const uint8_t* sub = super + 32 + g % kGroupsPerSuper * 32 + first;
+    const VFloat d = LoadHalves(super + first * 2);
+    return {hn::Mul(d, LoadBytes<int8_t>(sub)), hn::Mul(d, LoadBytes<int8_t>(sub + 16)), zero};
+  }
+}
+
+template <DType kType>
+HWY_INLINE VInt DotChunks(VInt sum, const VByte* w, const int8_t* q, int chunks) {
+  for (int c = 0; c < chunks; ++c) {
+    sum = Dot(sum, w[c], q + 4 * c, ValueBits(kType) == 8);
+  }
+  return sum;
+}
+
+// One group of one activation row, added to that row's sum.
+template <DType kType>
+HWY_INLINE VFloat AddGroup(VFloat sum, const VByte* w, const GroupScales& scales,
+                           const ActivationGroup& x) {
+  const DFloat df;
+  const DInt di;
+  constexpr int kShift = ZeroPointShift(kType);
+  const VFloat x_scale = hn::Set(df, x.scale);
+  if constexpr (GetScaleLayout(kType) == ScaleLayout::kSuper16) {
+    const VInt init_low = hn::Set(di, x.neg_sum_low);
+    const VInt init_high = hn::Sub(hn::Set(di, x.neg_sum), init_low);
+    const VInt low = DotChunks<kType>(hn::ShiftLeft<kShift>(init_low), w, x.q, 4);
+    const VInt high = DotChunks<kType>(hn::ShiftLeft<kShift>(init_high), w + 4, x.q + 16, 4);
+    const VFloat scaled = hn::MulAdd(scales.low, hn::ConvertTo(df, low),
+                                     hn::Mul(scales.high, hn::ConvertTo(df, high)));
+    return hn::MulAdd(scaled, x_scale, sum);
+  } else if constexpr (ZeroPoint(kType) != 0) {
+    const VInt init = hn::ShiftLeft<kShift>(hn::Set(di, x.neg_sum));
+    const VInt dot = DotChunks<kType>(init, w, x.q, kChunks);
+    return hn::MulAdd(hn::Mul(scales.low, hn::ConvertTo(df, dot)), x_scale, sum);
+  } else {
+    const VInt dot = DotChunks<kType>(hn::Zero(di), w, x.q, kChunks);
+    sum = hn::MulAdd(scales.offset, hn::Set(df, x.scaled_sum), sum);
+    return hn::MulAdd(hn::Mul(scales.low, hn::ConvertTo(df, dot)), x_scale, sum);
+  }
+}
+
+// One panel times one tile. sums: [kWidth][16]
+template <DType kType, int kWidth>
+HWY_NOINLINE void MultiplyTile(const uint8_t* panel, int64_t groups, const ActivationGroup* tile,
+                               float* HWY_RESTRICT sums) {
+  constexpr size_t kGroupBytes = GroupValueBytes(kType);
+  const uint8_t* const values = panel + PanelScaleBytes(kType, groups);
+  for (int pass = 0; pass < kPasses; ++pass) {
+    const int first = pass * kLanes;
+    VFloat sum[kWidth];
+    for (int r = 0; r < kWidth; ++r) sum[r] = hn::Zero(DFloat());
+    for (int64_t g = 0; g < groups; ++g) {
+      const uint8_t* const group = values + static_cast<size_t>(g) * kGroupBytes;
+      if (pass == 0) {
+        for (size_t b = 0; b < kGroupBytes; b += kLineBytes) {
+          hwy::Prefetch(group + kPrefetchBytes + b);
+        }
+      }
+      VByte w[kChunks];
+      UnpackGroup<ValueBits(kType)>(group + first * 4, w);
+      const GroupScales scales = LoadScales<GetScaleLayout(kType)>(panel, g, first);
+      for (int r = 0; r < kWidth; ++r) {
+        sum[r] = AddGroup<kType>(sum[r], w, scales, tile[g * kWidth + r]);
+      }
+    }
+    for (int r = 0; r < kWidth; ++r) hn::StoreU(sum[r], DFloat(), sums + r * kPanelRows + first);
+  }
+}
+
+template <DType kType>
+void MultiplyPanels(const PanelProduct& product) {
+  const int64_t groups = product.cols / kQuantGroup;
+  const size_t panel_bytes = PanelBytes(kType, product.cols);
+  const auto* const tiles = static_cast<const ActivationGroup*>(product.tiles);
+  HWY_ALIGN float sums[kTileRows * kPanelRows];
+  for (int64_t p = product.first_panel; p < product.end_panel; ++p) {
+    const uint8_t* const panel = product.panels + static_cast<size_t>(p) * panel_bytes;
+    for (int64_t row = 0; row < product.rows; row += kTileRows) {
+      const ActivationGroup* const tile = tiles + row * groups;
+      const int64_t left = product.rows - row;
+      switch (TileWidth(left)) {
+        case 1:
+          MultiplyTile<kType, 1>(panel, groups, tile, sums);
+          break;
+        case 2:
+          MultiplyTile<kType, 2>(panel, groups, tile, sums);
+          break;
+        case 4:
+          MultiplyTile<kType, 4>(panel, groups, tile, sums);
+          break;
+        default:
+          MultiplyTile<kType, 8>(panel, groups, tile, sums);
+          break;
+      }
+      const auto rows = static_cast<int>(HWY_MIN(left, kTileRows));
+      StorePanelSums(product, {sums, p, row, rows});
+    }
+  }
+}
+
+void MultiplyQuantized(const PanelProduct& product) {
+  switch (product.type) {
+    case DType::kQ8_0:
+      return MultiplyPanels<DType::kQ8_0>(product);
+    case DType::kQ4_0:
+      return MultiplyPanels<DType::kQ4_0>(product);
+    case DType::kQ4_1:
+      return MultiplyPanels<DType::kQ4_1>(product);
+    case DType::kQ5_0:
+      return MultiplyPanels<DType::kQ5_0>(product);
+    case DType::kQ5_1:
+      return MultiplyPanels<DType::kQ5_1>(product);
+    case DType::kQ4K:
+      return MultiplyPanels<DType::kQ4K>(product);
+    case DType::kQ5K:
+      return MultiplyPanels<DType::kQ5K>(product);
+    case DType::kQ6K:
+      return MultiplyPanels<DType::kQ6K>(product);
+    case DType::kF32:
+    case DType::kF16:
+    case DType::kBf16:
+      return;
+  }
+}
+
+// One group of one row.
+HWY_INLINE void QuantizeGroup(const float* x, ActivationGroup* out) {
+  const DFloat df;
+  const DInt di;
+  const hn::Rebind<int8_t, DFloat> d8;
+  constexpr int kSteps = kQuantGroup / kLanes;
+  VFloat values[kSteps];
+  VFloat largest = hn::Zero(df);
+  for (int i = 0; i < kSteps; ++i) {
+    values[i] = hn::LoadU(df, x + i * kLanes);
+    largest = hn::Max(largest, hn::Abs(values[i]));
+  }
+  const float max = hn::GetLane(hn::MaxOfLanes(df, largest));
+  const VFloat inverse = hn::Set(df, max == 0 ? 0 : 127 / max);
+  VInt sums[2] = {hn::Zero(di), hn::Zero(di)};
+  for (int i = 0; i < kSteps; ++i) {
+    const VInt q = hn::NearestInt(hn::Mul(values[i], inverse));
+    hn::StoreU(hn::DemoteTo(d8, q), d8, out->q + i * kLanes);
+    VInt& sum = sums[i * kLanes / 16];
+    sum = hn::Add(sum, q);
+  }
+  const int32_t low = hn::GetLane(hn::SumOfLanes(di, sums[0]));
+  const int32_t high = hn::GetLane(hn::SumOfLanes(di, sums[1]));
+  out->scale = max / 127;
+  out->scaled_sum = out->scale * static_cast<float>(low + high);
+  out->neg_sum = -(low + high);
+  out->neg_sum_low = -low;
+}
+
+void Quantize(const TileSource& source, ActivationGroup* tile) {
+  const int64_t groups = source.cols / kQuantGroup;
+  for (int row = 0; row < source.width; ++row) {
+    for (int64_t g = 0; g < groups; ++g) {
+      ActivationGroup* const out = tile + g * source.width + row;
+      if (row < source.rows) {
+        QuantizeGroup(source.x + row * source.stride + g * kQuantGroup, out);
+      } else {
+        *out = {};
+      }
+    }
+  }
+}
+
+}  // namespace HWY_NAMESPACE
+}  // namespace spotd::kernels
+HWY_AFTER_NAMESPACE();
+
+#if HWY_ONCE
+namespace spotd::kernels {
+
+HWY_EXPORT(MultiplyQuantized);
+HWY_EXPORT(Quantize);
+
+void MultiplyQuantizedPanels(const PanelProduct& product) {
+  HWY_DYNAMIC_DISPATCH(MultiplyQuantized)(product);
+}
+
+void QuantizeTile(const TileSource& source, ActivationGroup* tile) {
+  HWY_DYNAMIC_DISPATCH(Quantize)(source, tile);
+}
+
+}  // namespace spotd::kernels
+#endif  // HWY_ONCE
