@@ -47,7 +47,12 @@ void ForwardPass::RunLayer(const ForwardStep& step, int32_t index) {
   const int32_t rows = step.batch.num_rows;
   RmsNorm(buffers_->hidden.as<float>(), rows, layer.attn_norm);
   Project(step, layer);
-  Append(step, layer, caches_[static_cast<size_t>(index)]);
+  const kernels::KvLayer& cache = caches_[static_cast<size_t>(index)];
+  Append(step, layer, cache);
+  if (step.observer != nullptr) {
+    step.observer->OnLayer({index, rows, buffers_->normed.data(), buffers_->q.data(), cache,
+                            step.batch.block_tables, step.positions});
+  }
   Attend(step, index);
   AddToResidual(buffers_->attended, rows, *layer.o, layer.o_bias);
   RmsNorm(buffers_->hidden.as<float>(), rows, layer.ffn_norm);

@@ -9,6 +9,7 @@
 #include "kernels/backend.h"
 #include "kvstore/kv_store.h"
 #include "runtime/model/decode_plan.h"
+#include "runtime/model/layer_observer.h"
 #include "runtime/model/model_config.h"
 #include "runtime/model/selector.h"
 #include "runtime/model/step_buffers.h"
@@ -21,6 +22,8 @@ struct ForwardStep {
   kernels::SequenceBatch batch;
   const int32_t* tokens = nullptr;     // [rows]
   const int32_t* positions = nullptr;  // [rows]
+
+  LayerObserver* observer = nullptr;  // nullable; prefill only
 
   // Decode only; without a plan the step is a prefill.
   const DecodePlan* plan = nullptr;

@@ -110,6 +110,7 @@ void Transformer::AttachStore(kvstore::KvStore* store) {
 
 absl::Status Transformer::Impl::CheckChunk(const PrefillChunk& chunk) const {
   SPOTD_CHECK(forward->attached());
+  SPOTD_CHECK(chunk.positions.empty() || chunk.positions.size() == chunk.tokens.size());
   SPOTD_CHECK(!chunk.tokens.empty() &&
               chunk.tokens.size() <= static_cast<size_t>(limits.max_prefill_chunk));
   for (const int32_t token : chunk.tokens) {
@@ -135,7 +136,11 @@ void Transformer::Impl::RunChunk(const PrefillChunk& chunk) {
   const StepShape shape = {rows, 1, used};
   const StepInputs host = StepInputs::At(prefill_inputs.host(), shape);
   std::copy(chunk.tokens.begin(), chunk.tokens.end(), host.tokens);
-  std::iota(host.positions, host.positions + rows, before);
+  if (chunk.positions.empty()) {
+    std::iota(host.positions, host.positions + rows, before);
+  } else {
+    std::copy(chunk.positions.begin(), chunk.positions.end(), host.positions);
+  }
   host.kv_len[0] = before + rows;
   host.row_start[0] = 0;
   host.row_start[1] = rows;
@@ -147,6 +152,7 @@ void Transformer::Impl::RunChunk(const PrefillChunk& chunk) {
   step.batch = {1, rows, before + rows, inputs.block_tables, used, inputs.kv_len, inputs.row_start};
   step.tokens = inputs.tokens;
   step.positions = inputs.positions;
+  step.observer = chunk.observer;
   forward->Run(step);
 }
 

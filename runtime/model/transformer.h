@@ -17,6 +17,7 @@
 #include "kernels/args.h"
 #include "kernels/backend.h"
 #include "kvstore/kv_store.h"
+#include "runtime/model/layer_observer.h"
 #include "runtime/model/model_config.h"
 #include "runtime/model/model_source.h"
 #include "runtime/model/policy.h"
@@ -65,6 +66,9 @@ struct DecodeResult {
 struct PrefillChunk {
   std::span<const int32_t> tokens;       // 1..max_prefill_chunk
   kvstore::BlockTable* table = nullptr;  // room for them reserved; committed by the caller afterwards
+  // Training only. RoPE positions instead of the tokens' places; empty or [tokens.size()].
+  std::span<const int32_t> positions = {};
+  LayerObserver* observer = nullptr;  // nullable
 };
 
 class Transformer {

@@ -1,0 +1,44 @@
+// What training a selector needs beyond the inference operations: the loss and its gradient for one
+// layer, and AdamW.
+//
+// The teacher is the frozen model's own attention, p_t(r, j) = mean over query heads of
+// softmax_j(scale q . k). The student is the selector of args.h: p_s = softmax of sum_h w_h
+// relu(q_s,h . k_s) / sqrt(d_s). The loss of a query is
+//
+//     full_weight * KL(p_t || p_s)  +  residual_weight * KL(p_t^R || p_s^R)
+//
+// where R restricts and renormalises both to the residual tokens: outside the first sink_tokens and
+// the last recency_tokens, which decoding always reads. Only `num_queries` sampled rows of a
+// sequence enter the loss, each against all its keys; the largest intermediate is [heads,
+// num_queries, rows], never [rows, rows].
+#pragma once
+
+#include <cstdint>
+#include <memory>
+
+#include "absl/status/statusor.h"
+#include "kernels/distill_args.h"
+
+namespace spotd::kernels {
+
+// Pointers are memory of the backend the teacher runs on. One thread at a time. Like the backend's
+// own operations these may return before they complete; TakeStats and SumOfSquares wait.
+class DistillKernels {
+ public:
+  virtual ~DistillKernels() = default;
+  // Adds the gradients of one layer of one sequence, and its figures to those TakeStats returns.
+  virtual void Accumulate(const DistillArgs& args) = 0;
+  // The sums since the last call, which start again at zero. A device fault is reported here.
+  virtual absl::StatusOr<DistillStats> TakeStats() = 0;
+  virtual void Zero(float* values, int64_t count) = 0;
+  virtual double SumOfSquares(const float* values, int64_t count) = 0;
+  virtual void AdamW(const AdamWArgs& args) = 0;
+};
+
+class Backend;
+
+// The kernels that belong to `backend`, which must outlive them. `threads` as in BackendOptions.
+// UNIMPLEMENTED where the backend has none.
+absl::StatusOr<std::unique_ptr<DistillKernels>> CreateDistillKernels(Backend* backend, int threads);
+
+}  // namespace spotd::kernels

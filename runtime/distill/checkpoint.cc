@@ -1,0 +1,139 @@
+#include "runtime/distill/checkpoint.h"
+
+#include <algorithm>
+#include <charconv>
+#include <map>
+#include <vector>
+
+#include "kernels/core/float16.h"
+#include "kernels/core/status.h"
+#include "runtime/formats/safetensors_file.h"
+#include "runtime/formats/safetensors_writer.h"
+
+namespace spotd::distill {
+namespace {
+
+using formats::SafetensorsOutput;
+using Metadata = std::map<std::string, std::string>;
+
+constexpr const char* kStepKey = "next_step";
+
+// Every option that changes what a step computes.
+Metadata Identity(const TrainerOptions& o, const model::ModelConfig& model) {
+  return {{"config_hash", model.Fingerprint()},
+          {"heads", Concat(o.selector.heads)},
+          {"dim", Concat(o.selector.dim)},
+          {"rope_theta", Concat(o.selector.rope_theta)},
+          {"length", Concat(o.length)},
+          {"sequences", Concat(o.sequences_per_step)},
+          {"tokens", Concat(o.tokens)},
+          {"queries", Concat(o.queries)},
+          {"learning_rate", Concat(o.learning_rate.peak)},
+          {"warmup", Concat(o.learning_rate.warmup_steps)},
+          {"clip", Concat(o.clip_norm)},
+          {"full_weight", Concat(o.full_weight)},
+          {"residual_weight", Concat(o.residual_weight)},
+          {"sparse_stage", Concat(o.sparse_stage)},
+          {"sparse_fraction", Concat(o.sparse_fraction)},
+          {"sink_tokens", Concat(o.sink_tokens)},
+          {"recency_tokens", Concat(o.recency_tokens)},
+          {"skip_probability", Concat(o.skip.probability)},
+          {"skip_max_position", Concat(o.skip.max_position)},
+          {"seed", Concat(o.seed)}};
+}
+
+SafetensorsOutput FlatOutput(const std::string& name, const std::vector<float>& values) {
+  return {name,
+          "F32",
+          {static_cast<int64_t>(values.size())},
+          values.data(),
+          values.size() * sizeof(float)};
+}
+
+absl::Status ReadFlat(const formats::SafetensorsFile& file, const std::string& name,
+                      const Parameters& parameters, float* flat) {
+  const auto found = file.tensors().find(name);
+  const auto bytes = static_cast<size_t>(parameters.count()) * sizeof(float);
+  if (found == file.tensors().end() || found->second.type != DType::kF32 ||
+      found->second.bytes != bytes) {
+    return DataLoss(file.path(), ": ", name, " is missing or has another size");
+  }
+  const auto* data = static_cast<const float*>(found->second.data);
+  parameters.Upload(flat, std::vector<float>(data, data + parameters.count()));
+  return absl::OkStatus();
+}
+
+absl::StatusOr<int64_t> StepOf(const formats::SafetensorsFile& file) {
+  const auto found = file.metadata().find(kStepKey);
+  int64_t step = -1;
+  if (found != file.metadata().end()) {
+    std::from_chars(found->second.data(), found->second.data() + found->second.size(), step);
+  }
+  if (step < 0) return DataLoss(file.path(), ": metadata ", kStepKey, " is missing or not a count");
+  return step;
+}
+
+}  // namespace
+
+absl::Status WriteCheckpoint(const std::string& path, const TrainerOptions& options,
+                             const model::ModelConfig& model, int64_t next_step,
+                             const Parameters& parameters) {
+  const std::vector<float> weights = parameters.Download(parameters.weights());
+  const std::vector<float> first = parameters.Download(parameters.first_moment());
+  const std::vector<float> second = parameters.Download(parameters.second_moment());
+  Metadata metadata = Identity(options, model);
+  metadata[kStepKey] = Concat(next_step);
+  return formats::WriteSafetensors(
+      path,
+      {FlatOutput("weights", weights), FlatOutput("first_moment", first),
+       FlatOutput("second_moment", second)},
+      metadata);
+}
+
+absl::StatusOr<int64_t> ReadCheckpoint(const std::string& path, const TrainerOptions& options,
+                                       const model::ModelConfig& model, Parameters* parameters) {
+  SPOTD_ASSIGN_OR_RETURN(const formats::SafetensorsFile file, formats::SafetensorsFile::Open(path));
+  for (const auto& [key, value] : Identity(options, model)) {
+    const auto found = file.metadata().find(key);
+    const std::string stored = found == file.metadata().end() ? "nothing" : found->second;
+    if (stored != value) {
+      return FailedPrecondition(path, ": made with ", key, " = ", stored, ", this run has ", value);
+    }
+  }
+  SPOTD_ASSIGN_OR_RETURN(const int64_t step, StepOf(file));
+  SPOTD_RETURN_IF_ERROR(ReadFlat(file, "weights", *parameters, parameters->weights()));
+  SPOTD_RETURN_IF_ERROR(ReadFlat(file, "first_moment", *parameters, parameters->first_moment()));
+  SPOTD_RETURN_IF_ERROR(ReadFlat(file, "second_moment", *parameters, parameters->second_moment()));
+  return step;
+}
+
+absl::Status WriteSelector(const std::string& path, const TrainerOptions& options,
+                           const model::ModelConfig& model, int64_t next_step,
+                           const Parameters& parameters) {
+  const std::vector<float> weights = parameters.Download(parameters.weights());
+  std::vector<Bf16> halves(weights.size());
+  std::transform(weights.begin(), weights.end(), halves.begin(), ToBf16);
+  std::vector<SafetensorsOutput> outputs;
+  for (const ParameterSlice& slice : parameters.slices()) {
+    const bool matrix = slice.shape.size() == 2;
+    const auto begin = static_cast<size_t>(slice.begin);
+    const auto count = static_cast<size_t>(slice.count);
+    const void* data = matrix ? static_cast<const void*>(&halves[begin]) : &weights[begin];
+    outputs.push_back({slice.name, matrix ? "BF16" : "F32", slice.shape, data,
+                       count * (matrix ? sizeof(Bf16) : sizeof(float))});
+  }
+  const int64_t tokens = next_step * options.length * options.sequences_per_step;
+  return formats::WriteSafetensors(path, outputs,
+                                   {{"format_version", "1"},
+                                    {"base_model", model.name},
+                                    {"config_hash", model.Fingerprint()},
+                                    {"heads", Concat(options.selector.heads)},
+                                    {"dim", Concat(options.selector.dim)},
+                                    {"rope_theta", Concat(options.selector.rope_theta)},
+                                    {"block_size", Concat(options.selector.block_size)},
+                                    {"training_tokens", Concat(tokens)},
+                                    {"training_length", Concat(options.length)},
+                                    {"calibration", Concat(options.selector.score_scale)}});
+}
+
+}  // namespace spotd::distill

@@ -1,0 +1,29 @@
+// The two files a training run writes: a checkpoint to resume from, and the selector to serve with.
+#pragma once
+
+#include <cstdint>
+#include <string>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "runtime/distill/parameters.h"
+#include "runtime/distill/trainer.h"
+#include "runtime/model/model_config.h"
+
+namespace spotd::distill {
+
+// fp32 weights and moments, the step, and the options that must not change.
+absl::Status WriteCheckpoint(const std::string& path, const TrainerOptions& options,
+                             const model::ModelConfig& model, int64_t next_step,
+                             const Parameters& parameters);
+
+// Returns the step to continue with. FAILED_PRECONDITION names the option that differs.
+absl::StatusOr<int64_t> ReadCheckpoint(const std::string& path, const TrainerOptions& options,
+                                       const model::ModelConfig& model, Parameters* parameters);
+
+// selector.safetensors as runtime/model/selector.h reads it: bf16 matrices, fp32 norms.
+absl::Status WriteSelector(const std::string& path, const TrainerOptions& options,
+                           const model::ModelConfig& model, int64_t next_step,
+                           const Parameters& parameters);
+
+}  // namespace spotd::distill

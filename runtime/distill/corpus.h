@@ -1,0 +1,53 @@
+// The text a selector is trained on: documents, tokenised once, split by document into training and
+// held-out parts.
+//
+// Thread-safety: immutable after loading.
+#pragma once
+
+#include <cstdint>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "runtime/text/tokenizer.h"
+
+namespace spotd::distill {
+
+struct CorpusOptions {
+  std::vector<std::string>
+      paths;              // text files, or directories searched for *.txt, *.md, *.rst, *.pod, *.py
+  int32_t length = 1024;  // tokens of a training sequence
+  double held_out = 0.02;  // share of the documents kept from training
+  uint64_t seed = 1;
+};
+
+class Corpus {
+ public:
+  // Errors name the file and the reason: unreadable, empty, binary, invalid UTF-8, or too little
+  // text in all.
+  static absl::StatusOr<Corpus> Load(const CorpusOptions& options,
+                                     const text::Tokenizer& tokenizer);
+
+  // Training sequence number `index`: `length` tokens. A pure function of (seed, index), so that a
+  // resumed run sees what an uninterrupted one would have seen.
+  std::span<const int32_t> TrainingSequence(int64_t index) const;
+  // Held-out sequences, each from one place of the held-out documents; index in [0,
+  // num_held_out()).
+  std::span<const int32_t> HeldOutSequence(int64_t index) const;
+  int64_t num_held_out() const { return static_cast<int64_t>(held_out_.size()) / length_; }
+
+  int64_t training_tokens() const { return static_cast<int64_t>(training_.size()); }
+  int64_t documents() const { return documents_; }
+
+ private:
+  Corpus() = default;
+  int32_t length_ = 0;
+  uint64_t seed_ = 0;
+  int64_t documents_ = 0;
+  std::vector<int32_t> training_;  // all training documents, one after the other
+  std::vector<int32_t> held_out_;
+};
+
+}  // namespace spotd::distill

@@ -1,0 +1,267 @@
+#include "runtime/distill/trainer.h"
+
+#include <algorithm>
+#include <cmath>
+#include <utility>
+
+#include "kernels/core/float16.h"
+#include "kernels/core/status.h"
+#include "runtime/distill/checkpoint.h"
+#include "runtime/distill/parameters.h"
+#include "runtime/formats/safetensors_writer.h"
+
+namespace spotd::distill {
+namespace {
+
+constexpr float kBeta1 = 0.9f;
+constexpr float kBeta2 = 0.95f;
+constexpr float kEpsilon = 1e-8f;
+
+// Streams of random numbers that must not coincide.
+constexpr uint64_t kPositionStream = 0x51;
+constexpr uint64_t kQueryStream = 0x52;
+
+int64_t StepsOf(const TrainerOptions& options) {
+  const int64_t per_step = int64_t{options.length} * options.sequences_per_step;
+  return std::max<int64_t>(1, options.tokens / per_step);
+}
+
+absl::Status CheckOptions(const TrainerOptions& options, const model::Limits& limits) {
+  if (options.length < 2 || options.length > limits.max_prefill_chunk) {
+    return InvalidArgument("--length must be in 2..", limits.max_prefill_chunk, ", got ",
+                           options.length);
+  }
+  if (options.queries < 1)
+    return InvalidArgument("--queries must be at least 1, got ", options.queries);
+  if (options.sequences_per_step < 1) {
+    return InvalidArgument("--sequences must be at least 1, got ", options.sequences_per_step);
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace
+
+// Hands each layer of a running prefill to the kernels.
+class LayerTrainer final : public model::LayerObserver {
+ public:
+  LayerTrainer(kernels::DistillKernels* kernels, const Parameters* parameters,
+               kernels::DistillArgs shared)
+      : kernels_(kernels), parameters_(parameters), args_(shared) {}
+
+  void OnLayer(const model::LayerView& view) override {
+    args_.rows = view.rows;
+    args_.x = view.x;
+    args_.q = view.q;
+    args_.layer = view.kv;
+    args_.block_table = view.block_table;
+    args_.positions = view.positions;
+    args_.weights = parameters_->Layer(parameters_->weights(), view.layer);
+    args_.gradients = parameters_->Layer(parameters_->gradients(), view.layer);
+    kernels_->Accumulate(args_);
+  }
+
+ private:
+  kernels::DistillKernels* kernels_;
+  const Parameters* parameters_;
+  kernels::DistillArgs args_;
+};
+
+struct Trainer::Impl {
+  kernels::Backend* backend;
+  model::Transformer* transformer;
+  kvstore::KvStore* store;
+  const Corpus* corpus;
+  std::unique_ptr<kernels::DistillKernels> kernels;
+  TrainerOptions options;
+  Parameters parameters;
+  kernels::Buffer inv_freq;  // [selector dim / 2]
+  kernels::Buffer queries;   // [options.queries]
+  int64_t steps;
+  int64_t next_step = 0;
+
+  kernels::DistillArgs SharedArgs(int32_t num_queries, bool sparse_stage) const;
+  // Runs one sequence and accumulates its gradients.
+  absl::Status Accumulate(std::span<const int32_t> tokens, std::span<const int32_t> positions,
+                          int64_t index, bool sparse_stage);
+  absl::Status Update(double learning_rate, double* gradient_norm);
+  StepReport Report(const kernels::DistillStats& stats) const;
+  bool InSparseStage(int64_t step) const {
+    return static_cast<double>(step) >= (1.0 - options.sparse_stage) * static_cast<double>(steps);
+  }
+};
+
+kernels::DistillArgs Trainer::Impl::SharedArgs(int32_t num_queries, bool sparse_stage) const {
+  const model::ModelConfig& config = transformer->config();
+  kernels::DistillArgs args{};
+  args.hidden = config.hidden;
+  args.q_heads = config.q_heads;
+  args.teacher_scale = 1.0f / std::sqrt(static_cast<float>(config.head_dim));
+  args.num_queries = num_queries;
+  args.queries = queries.as<int32_t>();
+  args.rope = {inv_freq.as<float>(), options.selector.dim, 1.0f};
+  args.heads = options.selector.heads;
+  args.dim = options.selector.dim;
+  args.norm_eps = config.norm_eps;
+  args.sink_tokens = options.sink_tokens;
+  args.recency_tokens = options.recency_tokens;
+  args.full_weight = options.full_weight;
+  args.residual_weight = options.residual_weight;
+  args.sparse_fraction = sparse_stage ? options.sparse_fraction : 0.0f;
+  args.gradient_scale = 1.0f / static_cast<float>(options.queries * options.sequences_per_step);
+  return args;
+}
+
+absl::Status Trainer::Impl::Accumulate(std::span<const int32_t> tokens,
+                                       std::span<const int32_t> positions, int64_t index,
+                                       bool sparse_stage) {
+  // Rows that see nothing but reserved tokens teach nothing about the residual.
+  const int32_t reserved = options.sink_tokens + options.recency_tokens;
+  const int32_t first = std::min(reserved, options.length / 2);
+  const std::vector<int32_t> rows =
+      SampleQueries(first, static_cast<int32_t>(tokens.size()), options.queries,
+                    options.seed + kQueryStream, index);
+  backend->Upload(queries.data(), rows.data(), rows.size() * sizeof(int32_t));
+
+  kvstore::BlockTable table = store->NewTable();
+  SPOTD_RETURN_IF_ERROR(store->Reserve(&table, static_cast<int32_t>(tokens.size())));
+  LayerTrainer trainer(kernels.get(), &parameters,
+                       SharedArgs(static_cast<int32_t>(rows.size()), sparse_stage));
+  model::PrefillChunk chunk;
+  chunk.tokens = tokens;
+  chunk.table = &table;
+  chunk.positions = positions;
+  chunk.observer = &trainer;
+  return transformer->Prefill(chunk, {});
+}
+
+absl::Status Trainer::Impl::Update(double learning_rate, double* gradient_norm) {
+  *gradient_norm = std::sqrt(kernels->SumOfSquares(parameters.gradients(), parameters.count()));
+  if (!std::isfinite(*gradient_norm)) {
+    return Internal("step ", next_step, ": the gradient is not a number; weights are unchanged");
+  }
+  kernels::AdamWArgs args{};
+  args.count = parameters.count();
+  args.weights = parameters.weights();
+  args.gradients = parameters.gradients();
+  args.first_moment = parameters.first_moment();
+  args.second_moment = parameters.second_moment();
+  args.gradient_factor =
+      static_cast<float>(std::min(1.0, options.clip_norm / std::max(*gradient_norm, 1e-12)));
+  args.learning_rate = static_cast<float>(learning_rate);
+  args.beta1 = kBeta1;
+  args.beta2 = kBeta2;
+  args.epsilon = kEpsilon;
+  args.step = next_step + 1;
+  kernels->AdamW(args);
+  return backend->Synchronize();
+}
+
+StepReport Trainer::Impl::Report(const kernels::DistillStats& stats) const {
+  const auto queries_seen = static_cast<double>(std::max<int64_t>(1, stats.queries));
+  StepReport report;
+  report.step = next_step;
+  report.steps = steps;
+  report.tokens = next_step * options.length * options.sequences_per_step;
+  report.loss = stats.loss / queries_seen;
+  report.kl = stats.kl / queries_seen;
+  report.residual_kl = stats.residual_kl / queries_seen;
+  report.recalled_mass = stats.recalled_mass / queries_seen;
+  return report;
+}
+
+absl::StatusOr<std::unique_ptr<Trainer>> Trainer::Create(
+    kernels::Backend* backend, model::Transformer* transformer, kvstore::KvStore* store,
+    const Corpus* corpus, std::unique_ptr<kernels::DistillKernels> kernels,
+    const TrainerOptions& options) {
+  SPOTD_RETURN_IF_ERROR(CheckOptions(options, transformer->limits()));
+  SPOTD_ASSIGN_OR_RETURN(Parameters parameters, Parameters::Create(backend, transformer->config(),
+                                                                   options.selector, options.seed));
+  const int64_t steps = StepsOf(options);
+  auto impl = std::unique_ptr<Impl>(new Impl{backend,
+                                             transformer,
+                                             store,
+                                             corpus,
+                                             std::move(kernels),
+                                             options,
+                                             std::move(parameters),
+                                             {},
+                                             {},
+                                             steps});
+  impl->options.learning_rate.steps = steps;
+  model::RopeConfig rope;
+  rope.theta = options.selector.rope_theta;
+  rope.rotary_dim = options.selector.dim;
+  const std::vector<float> inv_freq = model::ComputeRope(rope).inv_freq;
+  SPOTD_ASSIGN_OR_RETURN(impl->inv_freq, backend->Allocate(inv_freq.size() * sizeof(float)));
+  backend->Upload(impl->inv_freq.data(), inv_freq.data(), inv_freq.size() * sizeof(float));
+  SPOTD_ASSIGN_OR_RETURN(impl->queries,
+                         backend->Allocate(static_cast<size_t>(options.queries) * sizeof(int32_t)));
+  return std::unique_ptr<Trainer>(new Trainer(std::move(impl)));
+}
+
+Trainer::Trainer(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
+Trainer::~Trainer() = default;
+
+int64_t Trainer::steps() const {
+  return impl_->steps;
+}
+
+int64_t Trainer::next_step() const {
+  return impl_->next_step;
+}
+
+absl::StatusOr<StepReport> Trainer::Step() {
+  Impl& t = *impl_;
+  t.kernels->Zero(t.parameters.gradients(), t.parameters.count());
+  PositionSkip skip = t.options.skip;
+  skip.seed = t.options.seed + kPositionStream;
+  for (int32_t i = 0; i < t.options.sequences_per_step; ++i) {
+    const int64_t index = t.next_step * t.options.sequences_per_step + i;
+    const std::vector<int32_t> positions = skip.Positions(t.options.length, index);
+    SPOTD_RETURN_IF_ERROR(t.Accumulate(t.corpus->TrainingSequence(index), positions, index,
+                                       t.InSparseStage(t.next_step)));
+  }
+  SPOTD_ASSIGN_OR_RETURN(const kernels::DistillStats stats, t.kernels->TakeStats());
+  if (!std::isfinite(stats.loss)) {
+    return Internal("step ", t.next_step, ": the loss is not a number; weights are unchanged");
+  }
+  const double learning_rate = t.options.learning_rate.At(t.next_step);
+  double gradient_norm = 0;
+  SPOTD_RETURN_IF_ERROR(t.Update(learning_rate, &gradient_norm));
+  ++t.next_step;
+  StepReport report = t.Report(stats);
+  report.gradient_norm = gradient_norm;
+  report.learning_rate = learning_rate;
+  return report;
+}
+
+absl::StatusOr<StepReport> Trainer::Evaluate(int64_t sequences) {
+  Impl& t = *impl_;
+  const int64_t count = std::min(sequences, t.corpus->num_held_out());
+  if (count == 0) return FailedPrecondition("no held-out text: give several documents");
+  for (int64_t i = 0; i < count; ++i) {
+    const std::vector<int32_t> positions = PositionSkip{0.0, 0, 0}.Positions(t.options.length, i);
+    SPOTD_RETURN_IF_ERROR(t.Accumulate(t.corpus->HeldOutSequence(i), positions, i, false));
+  }
+  SPOTD_ASSIGN_OR_RETURN(const kernels::DistillStats stats, t.kernels->TakeStats());
+  return t.Report(stats);
+}
+
+absl::Status Trainer::SaveCheckpoint(const std::string& path) const {
+  return WriteCheckpoint(path, impl_->options, impl_->transformer->config(), impl_->next_step,
+                         impl_->parameters);
+}
+
+absl::Status Trainer::LoadCheckpoint(const std::string& path) {
+  SPOTD_ASSIGN_OR_RETURN(
+      impl_->next_step,
+      ReadCheckpoint(path, impl_->options, impl_->transformer->config(), &impl_->parameters));
+  return absl::OkStatus();
+}
+
+absl::Status Trainer::SaveSelector(const std::string& path) const {
+  return WriteSelector(path, impl_->options, impl_->transformer->config(), impl_->next_step,
+                       impl_->parameters);
+}
+
+}  // namespace spotd::distill
