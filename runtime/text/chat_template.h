@@ -1,4 +1,5 @@
-// Renders a conversation the way the checkpoint was trained to see it, by running the checkpoint's own Jinja template.
+// Renders a conversation the way the checkpoint was trained to see it, by running the checkpoint's
+// own Jinja template.
 #pragma once
 
 #include <memory>
@@ -25,8 +26,8 @@ class ChatTemplate {
   // INVALID_ARGUMENT with line and column for what the engine cannot parse.
   static absl::StatusOr<std::unique_ptr<ChatTemplate>> Parse(const std::string& source);
   virtual ~ChatTemplate() = default;
-  // INVALID_ARGUMENT carries the template's own raise_exception message. Thread-safe. Bounded work: a template cannot
-  // loop forever or build an unbounded string.
+  // INVALID_ARGUMENT carries the template's own raise_exception message. Thread-safe. Bounded work:
+  // a template cannot loop forever or build an unbounded string.
   virtual absl::StatusOr<std::string> Render(std::span<const ChatMessage> messages,
                                              const ChatTemplateOptions& options) const = 0;
 };
