@@ -6,6 +6,7 @@
 #include <random>
 
 #include "kernels/core/status.h"
+#include "runtime/engine/error_reasons.h"
 #include "runtime/engine/errors.h"
 #include "server/log.h"
 #include "server/status_map.h"
@@ -131,7 +132,7 @@ absl::Status ParseMessage(const grpc::ByteBuffer& bytes, google::protobuf::Messa
     const std::string field = FieldInLog(log);
     return engine::MakeError(absl::StatusCode::kInvalidArgument,
                              Concat(field, " is not valid UTF-8"),
-                             {.reason = kInvalidUtf8,
+                             {.reason = engine::reason::kInvalidUtf8,
                               .field = field,
                               .metadata = {{"field", field}},
                               .retry_after = {}});

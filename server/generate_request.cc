@@ -18,9 +18,8 @@ absl::StatusOr<engine::GenerateRequest> ConvertPrompt(const Message& message,
     SPOTD_RETURN_IF_ERROR(input.Add(piece, "prompt"));
   }
   request.prompt = input.Take();
-  SPOTD_ASSIGN_OR_RETURN(request.sampling,
-                         ToSampling(message.sampling(), context.engine->model_config().vocab));
-  SPOTD_ASSIGN_OR_RETURN(request.report_blocks, ToReportBlocks(message));
+  SPOTD_ASSIGN_OR_RETURN(request.sampling, ToSampling(message.sampling()));
+  request.report_blocks = message.top_blocks();
   return request;
 }
 

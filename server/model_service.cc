@@ -4,6 +4,7 @@
 
 #include "kernels/core/status.h"
 #include "runtime/engine/errors.h"
+#include "runtime/engine/request_check.h"
 #include "server/replies.h"
 #include "server/service_context.h"
 #include "server/status_map.h"
@@ -82,13 +83,12 @@ class ModelServiceImpl final : public RawService {
 
   absl::StatusOr<v1::DetokenizeResponse> Decode(const v1::DetokenizeRequest& request) const {
     if (!request.model().empty()) SPOTD_RETURN_IF_ERROR(CheckModel(request.model()));
+    SPOTD_RETURN_IF_ERROR(
+        engine::CheckTokens({request.ids().data(), static_cast<size_t>(request.ids_size())},
+                            tokenizer().vocab_size(), "ids"));
     v1::DetokenizeResponse response;
     text::StreamDecoder decoder(&tokenizer());
     for (int32_t id : request.ids()) {
-      if (id < 0 || id >= tokenizer().vocab_size()) {
-        return FieldError("ids",
-                          Concat("must be in [0, ", tokenizer().vocab_size() - 1, "], got ", id));
-      }
       if (tokenizer().IsSpecial(id)) {
         if (!request.keep_special()) continue;
         response.mutable_text()->append(decoder.Finish());

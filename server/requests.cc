@@ -1,11 +1,12 @@
 #include "server/requests.h"
 
-#include <cmath>
-#include <limits>
+#include <optional>
 #include <utility>
 
 #include "kernels/core/status.h"
+#include "runtime/engine/error_reasons.h"
 #include "runtime/engine/errors.h"
+#include "runtime/engine/request_check.h"
 #include "server/replies.h"
 #include "server/status_map.h"
 
@@ -13,74 +14,6 @@ namespace spotd::server {
 namespace {
 
 constexpr std::string_view kSessionPrefix = "sessions/";
-constexpr int32_t kMaxReportBlocks = 1024;
-constexpr int kMaxStopTexts = 16;
-constexpr size_t kMaxStopTextBytes = 256;
-constexpr int kMaxStopTokens = 64;
-constexpr float kMaxTemperature = 100.0f;
-
-// Written so that NaN fails.
-absl::Status CheckRange(std::string_view field, double value, double min, double max,
-                        std::string_view range) {
-  if (value >= min && value <= max) return absl::OkStatus();
-  return FieldError(field, Concat("must be in ", range, ", got ", value));
-}
-
-absl::Status CheckSampling(const v1::Sampling& sampling, int32_t vocab) {
-  constexpr double kLargest = std::numeric_limits<float>::max();
-  constexpr double kSmallest = std::numeric_limits<float>::min();
-  SPOTD_RETURN_IF_ERROR(
-      CheckRange("sampling.temperature", sampling.temperature(), 0, kMaxTemperature, "[0, 100]"));
-  SPOTD_RETURN_IF_ERROR(
-      CheckRange("sampling.top_k", sampling.top_k(), 0, kLargest, "[0, vocabulary size]"));
-  if (sampling.has_top_p()) {
-    SPOTD_RETURN_IF_ERROR(CheckRange("sampling.top_p", sampling.top_p(), kSmallest, 1, "(0, 1]"));
-  }
-  SPOTD_RETURN_IF_ERROR(CheckRange("sampling.min_p", sampling.min_p(), 0, 1, "[0, 1]"));
-  if (sampling.has_repetition_penalty()) {
-    SPOTD_RETURN_IF_ERROR(CheckRange("sampling.repetition_penalty", sampling.repetition_penalty(),
-                                     kSmallest, kLargest, "(0, infinity)"));
-  }
-  SPOTD_RETURN_IF_ERROR(CheckRange("sampling.presence_penalty", sampling.presence_penalty(),
-                                   -kLargest, kLargest, "the finite numbers"));
-  SPOTD_RETURN_IF_ERROR(CheckRange("sampling.frequency_penalty", sampling.frequency_penalty(),
-                                   -kLargest, kLargest, "the finite numbers"));
-  if (sampling.has_max_tokens()) {
-    SPOTD_RETURN_IF_ERROR(
-        CheckRange("sampling.max_tokens", sampling.max_tokens(), 1, kLargest, "[1, infinity)"));
-  }
-  for (int32_t id : sampling.stop_token_ids()) {
-    SPOTD_RETURN_IF_ERROR(
-        CheckRange("sampling.stop_token_ids", id, 0, vocab - 1, Concat("[0, ", vocab - 1, "]")));
-  }
-  return absl::OkStatus();
-}
-
-absl::Status CheckStops(const v1::Sampling& sampling) {
-  if (sampling.stop_size() > kMaxStopTexts) {
-    return FieldError("sampling.stop",
-                      Concat("may hold ", kMaxStopTexts, " texts, got ", sampling.stop_size()));
-  }
-  if (sampling.stop_token_ids_size() > kMaxStopTokens) {
-    return FieldError("sampling.stop_token_ids", Concat("may hold ", kMaxStopTokens, " ids, got ",
-                                                        sampling.stop_token_ids_size()));
-  }
-  for (const std::string& text : sampling.stop()) {
-    if (text.empty() || text.size() > kMaxStopTextBytes) {
-      return FieldError("sampling.stop", Concat("texts have 1 to ", kMaxStopTextBytes,
-                                                " bytes, one has ", text.size()));
-    }
-  }
-  return absl::OkStatus();
-}
-
-template <typename Request>
-absl::StatusOr<int32_t> ReportBlocks(const Request& request) {
-  SPOTD_RETURN_IF_ERROR(
-      CheckRange("top_blocks", request.top_blocks(), 0, kMaxReportBlocks, "[0, 1024]"));
-  return request.top_blocks();
-}
-
 void Overlay(const v1::Policy& policy, model::Policy* out) {
   if (policy.has_p_residual()) out->p_residual = policy.p_residual();
   if (policy.has_p_total()) out->p_total = policy.p_total();
@@ -114,26 +47,21 @@ absl::StatusOr<model::Policy> OverlayPolicy(const v1::Policy& policy, const mode
     result.kind = *kind;
   }
   Overlay(policy, &result);
-  if (const absl::Status status = result.Validate(); !status.ok()) {
-    return FieldError(field, Concat("is not valid: ", status.message()));
-  }
-  const bool needs_selector =
-      result.kind == model::PolicyKind::kDistilled || result.kind == model::PolicyKind::kTopK;
-  if (needs_selector && !engine.has_selector()) {
-    return engine::MakeError(absl::StatusCode::kFailedPrecondition,
-                             Concat(field, ".kind: policy ", model::PolicyName(result.kind),
-                                    " needs a server started with --selector"),
-                             {.reason = "NO_SELECTOR",
-                              .field = Concat(field, ".kind"),
-                              .metadata = {},
-                              .retry_after = {}});
+  if (const absl::Status status = engine::CheckPolicy(result, engine.has_selector());
+      !status.ok()) {
+    engine::ErrorDetails details = engine::GetErrorDetails(status);
+    details.field = Concat(field, ".", details.field.substr(details.field.rfind('.') + 1));
+    return engine::MakeError(status.code(), std::string(status.message()), details);
   }
   return result;
 }
 
-absl::StatusOr<engine::Sampling> ToSampling(const v1::Sampling& sampling, int32_t vocab) {
-  SPOTD_RETURN_IF_ERROR(CheckSampling(sampling, vocab));
-  SPOTD_RETURN_IF_ERROR(CheckStops(sampling));
+absl::StatusOr<engine::Sampling> ToSampling(const v1::Sampling& sampling) {
+  // The engine reads 0 as "no limit"; a client that writes 0 means something else.
+  if (sampling.has_max_tokens() && sampling.max_tokens() < 1) {
+    return FieldError("sampling.max_tokens",
+                      Concat("is ", sampling.max_tokens(), "; it must be at least 1"));
+  }
   engine::Sampling out;
   out.params = {.temperature = sampling.temperature(),
                 .top_p = sampling.has_top_p() ? sampling.top_p() : 1.0f,
@@ -153,21 +81,14 @@ absl::StatusOr<engine::Sampling> ToSampling(const v1::Sampling& sampling, int32_
   return out;
 }
 
-absl::StatusOr<int32_t> ToReportBlocks(const v1::GenerateRequest& request) {
-  return ReportBlocks(request);
-}
-absl::StatusOr<int32_t> ToReportBlocks(const v1::CompleteRequest& request) {
-  return ReportBlocks(request);
-}
-
 absl::Status InputCollector::Count(size_t bytes) {
   bytes_ += bytes;
   if (bytes_ <= max_bytes_) return absl::OkStatus();
   return engine::MakeError(absl::StatusCode::kOutOfRange,
                            Concat("the input has more than ", max_bytes_, " bytes"),
-                           {.reason = kPromptTooLarge,
+                           {.reason = engine::reason::kPromptTooLong,
                             .field = "",
-                            .metadata = {{"limit_bytes", Concat(max_bytes_)}},
+                            .metadata = {{"limit", Concat(max_bytes_)}},
                             .retry_after = {}});
 }
 

@@ -24,10 +24,8 @@ absl::StatusOr<std::string> SessionId(const std::string& name, std::string_view 
 absl::StatusOr<model::Policy> OverlayPolicy(const v1::Policy& policy, const model::Policy& base,
                                             const engine::Engine& engine, std::string_view field);
 
-absl::StatusOr<engine::Sampling> ToSampling(const v1::Sampling& sampling, int32_t vocab);
-
-absl::StatusOr<int32_t> ToReportBlocks(const v1::GenerateRequest& request);
-absl::StatusOr<int32_t> ToReportBlocks(const v1::CompleteRequest& request);
+// Fills in the defaults; the engine checks the ranges.
+absl::StatusOr<engine::Sampling> ToSampling(const v1::Sampling& sampling);
 
 // Collects the pieces of a prompt, joining neighbouring text chunks, and refuses too many bytes
 // before they pile up.

@@ -16,7 +16,6 @@ namespace {
 
 constexpr int32_t kDefaultPageSize = 100;
 constexpr int32_t kMaxPageSize = 1000;
-constexpr size_t kMaxDisplayName = 256;
 
 using S = v1::SessionService;
 using RawService = S::WithRawCallbackMethod_CreateSession<
@@ -28,10 +27,6 @@ using RawService = S::WithRawCallbackMethod_CreateSession<
 absl::StatusOr<engine::SessionOptions> ToOptions(const v1::Session& session,
                                                  const model::Policy& base,
                                                  const engine::Engine& engine) {
-  if (session.display_name().size() > kMaxDisplayName) {
-    return FieldError("session.display_name", Concat("may have ", kMaxDisplayName, " bytes, got ",
-                                                     session.display_name().size()));
-  }
   engine::SessionOptions options;
   options.display_name = session.display_name();
   if (session.has_policy()) {

@@ -5,6 +5,7 @@
 #include "google/rpc/error_details.pb.h"
 #include "google/rpc/status.pb.h"
 #include "kernels/core/status.h"
+#include "runtime/engine/error_reasons.h"
 #include "runtime/engine/errors.h"
 #include "server/time_util.h"
 
@@ -12,7 +13,7 @@ namespace spotd::server {
 
 absl::Status FieldError(std::string_view field, std::string_view problem) {
   return engine::MakeError(absl::StatusCode::kInvalidArgument, Concat(field, " ", problem),
-                           {.reason = kInvalidField,
+                           {.reason = engine::reason::kInvalidField,
                             .field = std::string(field),
                             .metadata = {{"field", std::string(field)}},
                             .retry_after = {}});

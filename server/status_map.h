@@ -16,12 +16,9 @@ namespace spotd::server {
 
 inline constexpr std::string_view kErrorDomain = "spotd.v1";
 
-// Reasons that the server itself gives; the engine's are in runtime/engine. proto/README.md lists
-// all of them.
+// Reasons that only the server gives; the engine's are in runtime/engine/error_reasons.h.
+// proto/README.md lists all of them.
 inline constexpr char kMalformedRequest[] = "MALFORMED_REQUEST";
-inline constexpr char kInvalidField[] = "INVALID_FIELD";
-inline constexpr char kInvalidUtf8[] = "INVALID_UTF8";
-inline constexpr char kPromptTooLarge[] = "PROMPT_TOO_LARGE";
 inline constexpr char kModelNotFound[] = "MODEL_NOT_FOUND";
 inline constexpr char kServerBusy[] = "SERVER_BUSY";
 
