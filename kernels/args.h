@@ -30,6 +30,7 @@ struct KvLayer {
   void* kv;             // [num_blocks, 2 (K then V), kv_heads, block_tokens, head_dim] bf16
   void* summary;        // nullable. [num_blocks, kv_heads, 2 (min then max), head_dim] bf16: elementwise bounds of K
   // nullable. [num_blocks, block_tokens * selector key bytes]; the order of bytes within a block is the backend's own.
+  // Codes and scales are those of kernels/core/selector_key.h.
   void* selector_keys;
   int32_t num_blocks;   // physical blocks in the pool, for bounds checks
   int32_t block_tokens;
@@ -235,8 +236,16 @@ struct PrefillAttendArgs {
 // ---------------------------------------------------------------------------------------------------------------
 // Sampling.
 
-// Per-row sampling parameters, already validated. Order of application: logit bias, penalties, temperature, top-k,
-// top-p, min-p, draw. temperature == 0 is greedy (highest logit, ties to the lower id) after bias and penalties.
+// Per-row sampling parameters, already validated. In this order:
+//  1. logit += bias; then, for seen tokens, the repetition penalty; then, for generated tokens, presence + frequency.
+//     A NaN logit counts as -infinity.
+//  2. temperature == 0: the highest logit, ties to the lower id; nothing below applies.
+//  3. top-k keeps the k highest logits, ties to the lower id.
+//  4. p = softmax(logit / temperature) over what is left. top-p keeps the shortest run of tokens, by descending p and
+//     then ascending id, whose sum reaches top_p. min-p then drops tokens with p < min_p * the largest p.
+//  5. Draw: with u = PhiloxUniform(seed, draw), the first token in ascending id at which the running sum of the kept p
+//     exceeds u * their total.
+// Where no logit is finite, the token is the first of the order of step 3.
 struct SamplingParams {
   float temperature;         // >= 0
   float top_p;               // (0, 1], 1 = off
