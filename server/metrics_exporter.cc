@@ -89,6 +89,10 @@ void AddCache(const Metrics& metrics, MetricFamilies* out) {
   out->Add(metrics.kv_bytes_per_block);
   out->Gauge("spotd_kv_usage_ratio", "Share of KV blocks in use, 0 to 1");
   out->Add(total == 0 ? 0.0 : static_cast<double>(used) / total);
+  out->Counter("spotd_kv_reclaims_total", "Idle sessions whose KV was dropped to make room");
+  out->Add(metrics.kv_reclaims);
+  out->Counter("spotd_kv_reclaimed_tokens_total", "Tokens of KV dropped so");
+  out->Add(metrics.kv_reclaimed_tokens);
   out->Counter("spotd_kv_copies_on_write_total", "KV blocks copied because a fork shared them");
   out->Add(metrics.kv_copies_on_write);
 }
