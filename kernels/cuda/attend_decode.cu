@@ -1,0 +1,520 @@
+// Decode attention over chosen or all blocks of the paged cache: one query row per sequence, GQA
+// groups of up to 16.
+//
+// A thread block serves (row, KV head, split); its warps stream 16-token tiles, each 4 KiB of K and
+// of V at head_dim 128, from global memory straight into tensor-core fragments: no shared memory
+// and no barrier in the loop. This rests on two free orders, both with g = lane / 4 and t = lane %
+// 4:
+//  - the summed dimension of q k^T: lane (g, t) loads 16 bytes of token g at dims 32c + 8t and
+//  calls them the fragment's
+//    k = {2t, 2t + 1, 2t + 8, 2t + 9} of two instructions (q is loaded the same way);
+//  - the rows of V^T p^T: lane (g, t) loads 8 dims of tokens {2t, 2t + 1, 2t + 8, 2t + 9}; "row g"
+//  of the i-th instruction
+//    is dim 8g + i, so that pairing two tokens' words makes the fragment. The scores come out of
+//    the first product in just the layout that the second one needs.
+//
+// The number of splits depends on the row's own tile count and the device only, and splits merge in
+// order: a row's result does not depend on its neighbours, and choosing every block gives dense
+// attention's bits.
+#include "kernels/cuda/launch.cuh"
+#include "kernels/cuda/paged.cuh"
+
+namespace spotd::kernels::cuda {
+namespace {
+
+constexpr int kWarps = 4;
+constexpr int kThreads = kWarps * 32;
+constexpr int kTileTokens = 16;
+constexpr int kMinTilesPerSplit = 8;
+constexpr int kBlocksPerSm = 3;
+// A new maximum rescales the sums only when it exceeds the old one by this much (log2): weights
+// stay below 2^6.
+constexpr float kRescaleSlack = 6.0f;
+
+// Partial result of one split and head: max and sum in the log2 domain, then head_dim unnormalised
+// outputs.
+constexpr int kPartialHeader = 4;  // floats, so that the outputs stay 16-byte aligned
+
+struct Launched {
+  AttendArgs args;
+  float* partials;    // [rows, kv_heads, max_splits, group, kPartialHeader + head_dim]
+  int32_t* counters;  // [rows, kv_heads] splits that have finished
+  int32_t max_splits;
+};
+
+int MaxSplits(const LaunchContext& ctx, int32_t kv_heads) {
+  const int splits = ctx.sm_count * kBlocksPerSm / kv_heads;
+  return splits > 1 ? splits : 1;
+}
+
+// The tiles of one (row, KV head).
+struct RowTiles {
+  const int32_t* selected;  // null: every block
+  const int32_t* table;
+  int32_t count;
+  int32_t kv_len;
+  int32_t tiles_per_block;
+};
+
+struct Tile {
+  const Bf16x* keys;    // [kTileTokens, head_dim]; the values lie ValueOffset elements further
+  int32_t first_token;  // of the sequence
+};
+
+__device__ inline RowTiles FindTiles(const AttendArgs& args, int row, int kv_head) {
+  RowTiles tiles;
+  tiles.kv_len = args.batch.kv_len[row];
+  tiles.tiles_per_block = args.layer.block_tokens / kTileTokens;
+  tiles.table = args.batch.block_tables + int64_t{row} * args.batch.table_stride;
+  tiles.selected = nullptr;
+  if (args.selected == nullptr) {
+    tiles.count = (tiles.kv_len + kTileTokens - 1) / kTileTokens;
+  } else {
+    const int64_t choice = int64_t{row} * args.groups + (args.groups == 1 ? 0 : kv_head);
+    tiles.selected = args.selected + choice * args.selected_stride;
+    const int blocks = args.counts[choice];
+    tiles.count = blocks * tiles.tiles_per_block;
+    if (blocks > 0 && tiles.tiles_per_block > 1) {
+      // The last block may end before its last tile.
+      const int tokens = tiles.kv_len - tiles.selected[blocks - 1] * args.layer.block_tokens;
+      tiles.count -= tiles.tiles_per_block -
+                     min(tiles.tiles_per_block, (tokens + kTileTokens - 1) / kTileTokens);
+    }
+  }
+  return tiles;
+}
+
+__device__ inline Tile FindTile(const KvLayer& layer, const RowTiles& tiles, int kv_head,
+                                int index) {
+  const int slot = index / tiles.tiles_per_block;
+  const int block = tiles.selected == nullptr ? slot : tiles.selected[slot];
+  const int within = index % tiles.tiles_per_block * kTileTokens;
+  return {KeyRows(layer, tiles.table[block], kv_head) + within * layer.head_dim,
+          block * layer.block_tokens + within};
+}
+
+__device__ inline Tile Broadcast(const Tile& tile, int lane) {
+  const auto keys = __shfl_sync(kFullMask, reinterpret_cast<unsigned long long>(tile.keys), lane);
+  return {reinterpret_cast<const Bf16x*>(keys), __shfl_sync(kFullMask, tile.first_token, lane)};
+}
+
+// One warp's running softmax over the tiles it has seen. Heads: group member g, and g + 8 when
+// kHeadTiles is 2.
+template <int kDim, int kHeadTiles>
+struct WarpState {
+  float max[kHeadTiles];  // of head g (+ 8), log2 domain
+  float sum[kHeadTiles];  // this lane's part
+  float out[kHeadTiles][kDim / 16]
+           [4];  // heads 2t, 2t + 1 at the dims of SlotDim(i) and SlotDim(i + kDim / 16)
+};
+
+// Output dim of slot i: lane g owns dims 8g .. 8g + 7 of every 64.
+__device__ inline int SlotDim(int slot, int g) {
+  return slot / 8 * 64 + 8 * g + slot % 8;
+}
+
+template <int kDim>
+__device__ inline void LoadKeys(const Bf16x* rows, uint4 (&keys)[2][kDim / 32]) {
+  const int g = threadIdx.x % 32 / 4;
+  const int t = threadIdx.x % 4;
+#pragma unroll
+  for (int half = 0; half < 2; ++half) {
+#pragma unroll
+    for (int c = 0; c < kDim / 32; ++c)
+      keys[half][c] = LoadStream16(rows + (half * 8 + g) * kDim + c * 32 + 8 * t);
+  }
+}
+
+template <int kDim>
+__device__ inline void LoadValues(const Bf16x* rows, uint4 (&values)[4][kDim / 64]) {
+  const int g = threadIdx.x % 32 / 4;
+  const int t = threadIdx.x % 4;
+#pragma unroll
+  for (int i = 0; i < 4; ++i) {
+    const int token = 2 * t + i % 2 + i / 2 * 8;
+#pragma unroll
+    for (int span = 0; span < kDim / 64; ++span) {
+      values[i][span] = LoadStream16(rows + token * kDim + span * 64 + 8 * g);
+    }
+  }
+}
+
+// Tokens at or beyond `valid` hold anything, NaN included; their weight is zero, so make them
+// finite.
+template <int kDim>
+__device__ inline void ClearInvalid(int valid, uint4 (&values)[4][kDim / 64]) {
+  const int t = threadIdx.x % 4;
+#pragma unroll
+  for (int i = 0; i < 4; ++i) {
+    if (2 * t + i % 2 + i / 2 * 8 < valid) continue;
+#pragma unroll
+    for (int span = 0; span < kDim / 64; ++span) values[i][span] = {0, 0, 0, 0};
+  }
+}
+
+// scores[half]: (head g, tokens 8 half + 2t, + 1), then the same of head g + 8.
+template <int kDim, int kHeadTiles>
+__device__ inline void Scores(const uint4 (&q)[kHeadTiles][kDim / 32],
+                              const uint4 (&keys)[2][kDim / 32], float scale, int valid,
+                              float (&scores)[2][4]) {
+  const int t = threadIdx.x % 4;
+#pragma unroll
+  for (int half = 0; half < 2; ++half) {
+#pragma unroll
+    for (int c = 0; c < kDim / 32; ++c) {
+      const uint4 a = q[0][c];
+      const uint4 b = kHeadTiles == 2 ? q[kHeadTiles - 1][c] : uint4{0, 0, 0, 0};
+      MmaBf16(scores[half], a.x, b.x, a.y, b.y, keys[half][c].x, keys[half][c].y);
+      MmaBf16(scores[half], a.z, b.z, a.w, b.w, keys[half][c].z, keys[half][c].w);
+    }
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      scores[half][i] = half * 8 + 2 * t + i % 2 < valid ? scores[half][i] * scale : -INFINITY;
+    }
+  }
+}
+
+// Raises the running maximum where the tile needs it, and turns scores into weights.
+template <int kDim, int kHeadTiles>
+__device__ inline void Softmax(float (&scores)[2][4], WarpState<kDim, kHeadTiles>& state) {
+  bool raised = false;
+  float factor[kHeadTiles];
+#pragma unroll
+  for (int h = 0; h < kHeadTiles; ++h) {
+    float max = fmaxf(fmaxf(scores[0][2 * h], scores[0][2 * h + 1]),
+                      fmaxf(scores[1][2 * h], scores[1][2 * h + 1]));
+    max = fmaxf(max, __shfl_xor_sync(kFullMask, max, 1));
+    max = fmaxf(max, __shfl_xor_sync(kFullMask, max, 2));
+    factor[h] = 1.0f;
+    if (max > state.max[h] + kRescaleSlack) {
+      factor[h] = Exp2(state.max[h] - max);
+      state.max[h] = max;
+      raised = true;
+    }
+  }
+  if (__any_sync(kFullMask, raised)) {
+    const int t = threadIdx.x % 4;
+#pragma unroll
+    for (int h = 0; h < kHeadTiles; ++h) {
+      state.sum[h] *= factor[h];
+      const float even = __shfl_sync(kFullMask, factor[h], 8 * t);
+      const float odd = __shfl_sync(kFullMask, factor[h], 8 * t + 4);
+#pragma unroll
+      for (int i = 0; i < kDim / 16; ++i) {
+        state.out[h][i][0] *= even;
+        state.out[h][i][1] *= odd;
+        state.out[h][i][2] *= even;
+        state.out[h][i][3] *= odd;
+      }
+    }
+  }
+#pragma unroll
+  for (int h = 0; h < kHeadTiles; ++h) {
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+#pragma unroll
+      for (int i = 2 * h; i < 2 * h + 2; ++i) {
+        scores[half][i] = Exp2(scores[half][i] - state.max[h]);
+        state.sum[h] += scores[half][i];
+      }
+    }
+  }
+}
+
+template <int kDim, int kHeadTiles>
+__device__ inline void AddValues(const float (&weights)[2][4], const uint4 (&values)[4][kDim / 64],
+                                 WarpState<kDim, kHeadTiles>& state) {
+  uint32_t p[kHeadTiles][2];
+#pragma unroll
+  for (int h = 0; h < kHeadTiles; ++h) {
+    p[h][0] = PackBf16(weights[0][2 * h], weights[0][2 * h + 1]);
+    p[h][1] = PackBf16(weights[1][2 * h], weights[1][2 * h + 1]);
+  }
+  constexpr int kSteps = kDim / 16;
+#pragma unroll
+  for (int i = 0; i < kSteps; ++i) {
+    uint32_t a[2][2];  // [slot i or i + kSteps][tokens 2t.. or 2t + 8..]
+#pragma unroll
+    for (int s = 0; s < 2; ++s) {
+      const int slot = i + s * kSteps;
+#pragma unroll
+      for (int pair = 0; pair < 2; ++pair) {
+        const uint4& first = values[2 * pair][slot / 8];
+        const uint4& second = values[2 * pair + 1][slot / 8];
+        const int word = slot % 8 / 2;
+        const uint32_t f = word == 0   ? first.x
+                           : word == 1 ? first.y
+                           : word == 2 ? first.z
+                                       : first.w;
+        const uint32_t n = word == 0   ? second.x
+                           : word == 1 ? second.y
+                           : word == 2 ? second.z
+                                       : second.w;
+        a[s][pair] = __byte_perm(f, n, slot % 2 == 0 ? 0x5410 : 0x7632);
+      }
+    }
+#pragma unroll
+    for (int h = 0; h < kHeadTiles; ++h)
+      MmaBf16(state.out[h][i], a[0][0], a[1][0], a[0][1], a[1][1], p[h][0], p[h][1]);
+  }
+}
+
+// Streams the warp's tiles: begin, begin + kWarps, ... below end.
+template <int kDim, int kHeadTiles>
+__device__ inline void StreamTiles(const AttendArgs& args, const RowTiles& tiles, int kv_head,
+                                   int begin, int end, const uint4 (&q)[kHeadTiles][kDim / 32],
+                                   WarpState<kDim, kHeadTiles>& state) {
+  const int lane = threadIdx.x % 32;
+  const float scale = args.scale * kLog2E;
+  const int64_t value_offset = ValueOffset(args.layer);
+  const auto fetch = [&](int index) {
+    return index < end ? FindTile(args.layer, tiles, kv_head, index) : Tile{nullptr, 0};
+  };
+
+  Tile ahead = fetch(begin + lane * kWarps);  // lane i: the i-th of the next 32 tiles
+  Tile tile = Broadcast(ahead, 0);
+  uint4 keys[2][kDim / 32];
+  uint4 values[4][kDim / 64];
+  if (begin < end) {
+    LoadKeys<kDim>(tile.keys, keys);
+    LoadValues<kDim>(tile.keys + value_offset, values);
+  }
+  int step = 0;
+  for (int index = begin; index < end; index += kWarps) {
+    const int valid = tiles.kv_len - tile.first_token;
+    step = (step + 1) % 32;
+    if (step == 0) ahead = fetch(index + kWarps + lane * kWarps);
+    const Tile next = Broadcast(ahead, step);
+    const bool more = index + kWarps < end;
+
+    float scores[2][4] = {};
+    Scores<kDim, kHeadTiles>(q, keys, scale, valid, scores);
+    if (more) LoadKeys<kDim>(next.keys, keys);
+    Softmax<kDim, kHeadTiles>(scores, state);
+    if (valid < kTileTokens) ClearInvalid<kDim>(valid, values);
+    AddValues<kDim, kHeadTiles>(scores, values, state);
+    if (more) LoadValues<kDim>(next.keys + value_offset, values);
+    tile = next;
+  }
+}
+
+// Shared memory of the merge over a thread block's warps.
+template <int kDim, int kHeadTiles>
+struct MergeSpace {
+  float max[kWarps][kHeadTiles * 8];
+  float sum[kWarps][kHeadTiles * 8];
+  float out[kWarps][kHeadTiles * 8][kDim + 4];
+};
+
+template <int kDim, int kHeadTiles>
+__device__ inline void WriteState(WarpState<kDim, kHeadTiles>& state,
+                                  MergeSpace<kDim, kHeadTiles>& space) {
+  const int warp = threadIdx.x / 32;
+  const int g = threadIdx.x % 32 / 4;
+  const int t = threadIdx.x % 4;
+#pragma unroll
+  for (int h = 0; h < kHeadTiles; ++h) {
+    float sum = state.sum[h];
+    sum += __shfl_xor_sync(kFullMask, sum, 1);
+    sum += __shfl_xor_sync(kFullMask, sum, 2);
+    if (t == 0) {
+      space.max[warp][h * 8 + g] = state.max[h];
+      space.sum[warp][h * 8 + g] = sum;
+    }
+#pragma unroll
+    for (int i = 0; i < kDim / 16; ++i) {
+#pragma unroll
+      for (int j = 0; j < 4; ++j) {
+        space.out[warp][h * 8 + 2 * t + j % 2][SlotDim(i + j / 2 * (kDim / 16), g)] =
+            state.out[h][i][j];
+      }
+    }
+  }
+}
+
+// Weight of a partial sum under the common maximum; an empty part has maximum -inf and weighs
+// nothing.
+__device__ inline float MergeFactor(float max, float common) {
+  return max == -INFINITY ? 0.0f : Exp2(max - common);
+}
+
+__device__ inline void WriteOutput(const AttendArgs& args, int row, int head, int dim, float4 out,
+                                   float max, float sum) {
+  const float inverse = sum > 0 ? 1.0f / sum : 0.0f;
+  auto* to = static_cast<Bf16x*>(args.out) +
+             (int64_t{row} * args.q_heads + head) * args.layer.head_dim + dim;
+  *reinterpret_cast<uint2*>(to) = {PackBf16(out.x * inverse, out.y * inverse),
+                                   PackBf16(out.z * inverse, out.w * inverse)};
+  if (dim == 0 && args.lse != nullptr) {
+    args.lse[int64_t{row} * args.q_heads + head] =
+        sum > 0 ? (max + __log2f(sum)) * kLn2 : -INFINITY;
+  }
+}
+
+__device__ inline void AddScaled(float4& to, const float4& from, float factor) {
+  to.x += from.x * factor;
+  to.y += from.y * factor;
+  to.z += from.z * factor;
+  to.w += from.w * factor;
+}
+
+// Merges the warps; the result goes to the output, or to this split's partial when there are
+// several.
+template <int kDim, int kHeadTiles>
+__device__ inline void MergeWarps(const Launched& launch, MergeSpace<kDim, kHeadTiles>& space,
+                                  int row, int kv_head, int group, float* partial) {
+  for (int item = threadIdx.x; item < group * kDim / 4; item += kThreads) {
+    const int h = item / (kDim / 4);
+    const int dim = item % (kDim / 4) * 4;
+    float max = -INFINITY;
+    for (int w = 0; w < kWarps; ++w) max = fmaxf(max, space.max[w][h]);
+    float sum = 0;
+    float4 out = {0, 0, 0, 0};
+    for (int w = 0; w < kWarps; ++w) {
+      const float factor = MergeFactor(space.max[w][h], max);
+      sum += space.sum[w][h] * factor;
+      AddScaled(out, *reinterpret_cast<const float4*>(&space.out[w][h][dim]), factor);
+    }
+    if (partial == nullptr) {
+      WriteOutput(launch.args, row, kv_head * group + h, dim, out, max, sum);
+    } else {
+      float* to = partial + h * (kPartialHeader + kDim);
+      *reinterpret_cast<float4*>(to + kPartialHeader + dim) = out;
+      if (dim == 0) *reinterpret_cast<float2*>(to) = {max, sum};
+    }
+  }
+}
+
+// Merges all splits of (row, KV head), in order.
+template <int kDim>
+__device__ inline void MergeSplits(const Launched& launch, int row, int kv_head, int group,
+                                   int splits, const float* partials) {
+  const int stride = group * (kPartialHeader + kDim);
+  for (int item = threadIdx.x; item < group * kDim / 4; item += kThreads) {
+    const int h = item / (kDim / 4);
+    const int dim = item % (kDim / 4) * 4;
+    const float* from = partials + h * (kPartialHeader + kDim);
+    float max = -INFINITY;
+#pragma unroll 16
+    for (int s = 0; s < splits; ++s) max = fmaxf(max, __ldcg(from + int64_t{s} * stride));
+    float sum = 0;
+    float4 out = {0, 0, 0, 0};
+#pragma unroll 16
+    for (int s = 0; s < splits; ++s) {
+      const float2 head = __ldcg(reinterpret_cast<const float2*>(from + int64_t{s} * stride));
+      const float factor = MergeFactor(head.x, max);
+      sum += head.y * factor;
+      AddScaled(out,
+                __ldcg(reinterpret_cast<const float4*>(from + int64_t{s} * stride + kPartialHeader +
+                                                       dim)),
+                factor);
+    }
+    WriteOutput(launch.args, row, kv_head * group + h, dim, out, max, sum);
+  }
+}
+
+template <int kDim, int kHeadTiles>
+__global__ __launch_bounds__(kThreads, kDim <= 128 ? kBlocksPerSm : 1) void AttendKernel(
+    const __grid_constant__ Launched launch) {
+  extern __shared__ float4 shared[];
+  auto& space = *reinterpret_cast<MergeSpace<kDim, kHeadTiles>*>(shared);
+  __shared__ bool is_last;
+  WaitForPrevious();
+  AllowNext();
+  const AttendArgs& args = launch.args;
+  const int split = blockIdx.x;
+  const int kv_head = blockIdx.y;
+  const int row = blockIdx.z;
+  const int group = args.q_heads / args.layer.kv_heads;
+  const RowTiles tiles = FindTiles(args, row, kv_head);
+  const int chunk =
+      max(kMinTilesPerSplit, (tiles.count + launch.max_splits - 1) / launch.max_splits);
+  const int splits = max(1, (tiles.count + chunk - 1) / chunk);
+  if (split >= splits) return;
+
+  const int g = threadIdx.x % 32 / 4;
+  const int t = threadIdx.x % 4;
+  uint4 q[kHeadTiles][kDim / 32];
+  WarpState<kDim, kHeadTiles> state = {};
+#pragma unroll
+  for (int h = 0; h < kHeadTiles; ++h) {
+    state.max[h] = -INFINITY;
+    const int member = h * 8 + g;
+    const auto* from = static_cast<const Bf16x*>(args.q) +
+                       (int64_t{row} * args.q_heads + kv_head * group + member) * kDim + 8 * t;
+#pragma unroll
+    for (int c = 0; c < kDim / 32; ++c) {
+      q[h][c] = member < group ? *reinterpret_cast<const uint4*>(from + c * 32) : uint4{0, 0, 0, 0};
+    }
+  }
+  const int end = min(tiles.count, (split + 1) * chunk);
+  StreamTiles<kDim, kHeadTiles>(args, tiles, kv_head,
+                                split * chunk + static_cast<int>(threadIdx.x / 32), end, q, state);
+  WriteState(state, space);
+  __syncthreads();
+
+  const int64_t pair = int64_t{row} * args.layer.kv_heads + kv_head;
+  float* partials = launch.partials + pair * launch.max_splits * group * (kPartialHeader + kDim);
+  MergeWarps(launch, space, row, kv_head, group,
+             splits == 1 ? nullptr : partials + int64_t{split} * group * (kPartialHeader + kDim));
+  if (splits == 1) return;
+
+  // The split that finishes last merges them all.
+  __threadfence();
+  __syncthreads();
+  if (threadIdx.x == 0) is_last = atomicAdd(launch.counters + pair, 1) == splits - 1;
+  __syncthreads();
+  if (!is_last) return;
+  __threadfence();
+  MergeSplits<kDim>(launch, row, kv_head, group, splits, partials);
+  if (threadIdx.x == 0) launch.counters[pair] = 0;
+}
+
+template <int kDim, int kHeadTiles>
+cudaError_t LaunchShape(const LaunchContext& ctx, const Launched& launch, int splits) {
+  constexpr int kSharedBytes = sizeof(MergeSpace<kDim, kHeadTiles>);
+  const cudaError_t error = cudaFuncSetAttribute(
+      AttendKernel<kDim, kHeadTiles>, cudaFuncAttributeMaxDynamicSharedMemorySize, kSharedBytes);
+  if (error != cudaSuccess) return error;
+  const dim3 grid(splits, launch.args.layer.kv_heads, launch.args.batch.num_seqs);
+  return Launch(ctx, AttendKernel<kDim, kHeadTiles>, grid, kThreads, kSharedBytes, launch);
+}
+
+template <int kDim>
+cudaError_t LaunchDim(const LaunchContext& ctx, const Launched& launch, int splits) {
+  const bool wide = launch.args.q_heads / launch.args.layer.kv_heads > 8;
+  return wide ? LaunchShape<kDim, 2>(ctx, launch, splits)
+              : LaunchShape<kDim, 1>(ctx, launch, splits);
+}
+
+}  // namespace
+
+bool AttendIsSpecialised(const KvLayer& layer, int32_t q_heads) {
+  const bool dim = layer.head_dim == 64 || layer.head_dim == 128 || layer.head_dim == 256;
+  return dim && layer.block_tokens % kTileTokens == 0 && q_heads / layer.kv_heads <= 16;
+}
+
+size_t AttendScratchBytes(const LaunchContext& ctx, const AttendArgs& args) {
+  return size_t{4} * args.batch.num_seqs * args.q_heads * MaxSplits(ctx, args.layer.kv_heads) *
+         (kPartialHeader + args.layer.head_dim);
+}
+
+cudaError_t LaunchAttend(const LaunchContext& ctx, const AttendArgs& args, void* scratch,
+                         int32_t* counters) {
+  const Launched launch = {args, static_cast<float*>(scratch), counters,
+                           MaxSplits(ctx, args.layer.kv_heads)};
+  const int tiles = CeilDiv(args.batch.max_kv_len, args.layer.block_tokens) *
+                    (args.layer.block_tokens / kTileTokens);
+  const int most = CeilDiv(tiles, kMinTilesPerSplit);
+  const int splits = most < launch.max_splits ? (most > 1 ? most : 1) : launch.max_splits;
+  switch (args.layer.head_dim) {
+    case 64:
+      return LaunchDim<64>(ctx, launch, splits);
+    case 128:
+      return LaunchDim<128>(ctx, launch, splits);
+    default:
+      return LaunchDim<256>(ctx, launch, splits);
+  }
+}
+
+}  // namespace spotd::kernels::cuda

@@ -1,0 +1,308 @@
+#include "kernels/cuda/cuda_backend.h"
+
+#include <cuda_runtime_api.h>
+
+#include <algorithm>
+#include <string>
+#include <thread>
+#include <utility>
+#include <vector>
+
+#include "kernels/core/status.h"
+#include "kernels/core/thread_pool.h"
+#include "kernels/cuda/cublas_lt.h"
+#include "kernels/cuda/cuda_check.h"
+#include "kernels/cuda/cuda_weight.h"
+#include "kernels/cuda/device_memory.h"
+#include "kernels/cuda/graph_cache.h"
+#include "kernels/cuda/launch.h"
+
+namespace spotd::kernels {
+namespace cuda {
+namespace {
+
+constexpr int kDevice = 0;
+constexpr size_t kMaxGraphs = 128;
+constexpr size_t kCounterBytes = size_t{256}
+                                 << 10;  // attention's split counters: 64 Ki (row, KV head) pairs
+constexpr int64_t kUploadElements = int64_t{16}
+                                    << 20;  // weights are decoded and sent in pieces of this many
+// An output of fewer columns is not worth a library call.
+constexpr int64_t kSmallOutput = 128;
+
+class CudaBackend final : public Backend {
+ public:
+  CudaBackend() = default;
+  ~CudaBackend() override;
+  absl::Status Open();
+
+  std::string_view name() const override { return "cuda"; }
+  std::string description() const override { return description_; }
+  size_t activation_bytes() const override { return 2; }
+
+  absl::StatusOr<Buffer> Allocate(size_t bytes) override;
+  void Upload(void* dst, const void* host_src, size_t bytes) override;
+  void Download(void* host_dst, const void* src, size_t bytes) override;
+  void Copy(void* dst, const void* src, size_t bytes) override;
+  absl::Status Synchronize() override;
+  absl::StatusOr<std::unique_ptr<Weight>> CreateWeight(const WeightSource& source) override;
+
+  void Embed(const EmbedArgs& args) override;
+  void RmsNorm(const RmsNormArgs& args) override { Check(LaunchRmsNorm(ctx_, args), "RmsNorm"); }
+  void Linear(const LinearArgs& args) override { Project(args, false); }
+  void Logits(const LinearArgs& args) override { Project(args, true); }
+  void SwiGlu(const SwiGluArgs& args) override { Check(LaunchSwiGlu(ctx_, args), "SwiGlu"); }
+  void AppendKv(const AppendKvArgs& args) override {
+    Check(LaunchAppendKv(ctx_, args), "AppendKv");
+  }
+  void AppendSelector(const AppendSelectorArgs& args) override {
+    Check(LaunchAppendSelector(ctx_, args), "AppendSelector");
+  }
+  void SelectorScore(const SelectorScoreArgs& args) override {
+    Check(LaunchSelectorScore(ctx_, args), "SelectorScore");
+  }
+  void QuestScore(const QuestScoreArgs& args) override;
+  void OracleScore(const OracleScoreArgs& args) override;
+  void Select(const SelectArgs& args) override { Check(LaunchSelect(ctx_, args), "Select"); }
+  void Attend(const AttendArgs& args) override;
+  void PrefillAttend(const PrefillAttendArgs& args) override {
+    Check(LaunchPrefillAttend(ctx_, args), "PrefillAttend");
+  }
+  void Sample(const SampleArgs& args) override;
+  void RunStep(uint64_t key, const std::function<void()>& issue) override;
+
+ private:
+  void Free(void* data, size_t bytes) override;
+  // Keeps the first error; Synchronize reports it, and every later call too.
+  void Check(cudaError_t error, const char* what);
+  void Project(const LinearArgs& args, bool float_outputs);
+  // The large-product path for one output. False: use our own kernel.
+  bool ProjectByLibrary(const LinearArgs& args, const LinearSegment& segment);
+  // Memory for one operation's intermediate results; null (and a recorded error) when the device
+  // has no room.
+  void* Scratch(size_t bytes);
+
+  cudaStream_t stream_ = nullptr;
+  LaunchContext ctx_ = {};
+  std::string description_;
+  absl::Status fault_;
+  std::unique_ptr<CublasLt> cublas_;
+  GrowingMemory scratch_;
+  GrowingMemory counters_;
+  Staging staging_;
+  GraphCache graphs_{kMaxGraphs};
+};
+
+CudaBackend::~CudaBackend() {
+  if (stream_ == nullptr) return;
+  cudaStreamSynchronize(stream_);
+  graphs_.Clear();
+  cublas_.reset();
+  cudaStreamDestroy(stream_);
+}
+
+std::string Gibibytes(size_t bytes) {
+  return Concat(static_cast<double>(bytes * 10 >> 30) / 10.0, " GiB");
+}
+
+absl::Status CudaBackend::Open() {
+  int driver = 0;
+  int count = 0;
+  if (cudaDriverGetVersion(&driver) != cudaSuccess || driver == 0) {
+    return FailedPrecondition("no NVIDIA driver is installed");
+  }
+  if (driver / 1000 < CUDART_VERSION / 1000) {
+    return FailedPrecondition("the NVIDIA driver supports CUDA ", driver / 1000, ".",
+                              driver % 1000 / 10, "; this binary needs ", CUDART_VERSION / 1000,
+                              ".0 or later");
+  }
+  if (const cudaError_t error = cudaGetDeviceCount(&count); error != cudaSuccess || count == 0) {
+    return FailedPrecondition("no usable GPU: ",
+                              error == cudaSuccess ? "none found" : cudaGetErrorString(error));
+  }
+  cudaDeviceProp properties = {};
+  SPOTD_RETURN_IF_ERROR(
+      ToStatus(cudaGetDeviceProperties(&properties, kDevice), "reading the GPU's properties"));
+  if (properties.major < 8) {
+    return FailedPrecondition(properties.name, " has compute capability ", properties.major, ".",
+                              properties.minor, "; 8.0 or later is needed");
+  }
+  SPOTD_RETURN_IF_ERROR(ToStatus(cudaSetDevice(kDevice), "opening the GPU"));
+  SPOTD_RETURN_IF_ERROR(
+      ToStatus(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking), "creating a stream"));
+  SPOTD_RETURN_IF_ERROR(ToStatus(staging_.Create(stream_), "pinning transfer memory"));
+  SPOTD_RETURN_IF_ERROR(ToStatus(counters_.Grow(kCounterBytes), "allocating on the GPU"));
+  ctx_ = {stream_, properties.multiProcessorCount, properties.major == 9};
+  cublas_ = CublasLt::Load();
+  description_ =
+      Concat(properties.name, ", ", Gibibytes(properties.totalGlobalMem), ", compute capability ",
+             properties.major, ".", properties.minor, cublas_ == nullptr ? ", no cuBLASLt" : "");
+  return absl::OkStatus();
+}
+
+void CudaBackend::Check(cudaError_t error, const char* what) {
+  if (error != cudaSuccess && fault_.ok()) fault_ = ToStatus(error, what);
+}
+
+absl::StatusOr<Buffer> CudaBackend::Allocate(size_t bytes) {
+  void* data = nullptr;
+  if (const cudaError_t error = cudaMalloc(&data, std::max<size_t>(bytes, 1));
+      error != cudaSuccess) {
+    cudaGetLastError();  // running out of memory does not harm the device
+    size_t free_bytes = 0;
+    size_t total = 0;
+    cudaMemGetInfo(&free_bytes, &total);
+    return ToStatus(error, Concat("allocating ", Gibibytes(bytes), " on the GPU, which has ",
+                                  Gibibytes(free_bytes), " of ", Gibibytes(total), " free"));
+  }
+  return Buffer(this, data, bytes);
+}
+
+void CudaBackend::Free(void* data, size_t) {
+  cudaFree(data);
+}
+
+void CudaBackend::Upload(void* dst, const void* host_src, size_t bytes) {
+  Check(staging_.Upload(dst, host_src, bytes), "Upload");
+}
+
+void CudaBackend::Download(void* host_dst, const void* src, size_t bytes) {
+  Check(staging_.Download(host_dst, src, bytes), "Download");
+}
+
+void CudaBackend::Copy(void* dst, const void* src, size_t bytes) {
+  Check(cudaMemcpyAsync(dst, src, bytes, cudaMemcpyDeviceToDevice, stream_), "Copy");
+}
+
+absl::Status CudaBackend::Synchronize() {
+  Check(cudaStreamSynchronize(stream_), "running on the GPU");
+  return fault_;
+}
+
+absl::StatusOr<std::unique_ptr<Weight>> CudaBackend::CreateWeight(const WeightSource& source) {
+  SPOTD_RETURN_IF_ERROR(CheckSource(source));
+  SPOTD_ASSIGN_OR_RETURN(Buffer data, Allocate(static_cast<size_t>(source.rows * source.cols) * 2));
+  const int64_t rows_at_once = std::max<int64_t>(1, kUploadElements / source.cols);
+  std::vector<uint16_t> decoded(
+      static_cast<size_t>(std::min(rows_at_once, source.rows) * source.cols));
+  ThreadPool pool(static_cast<int>(std::clamp(std::thread::hardware_concurrency(), 1u, 16u)));
+  for (int64_t begin = 0; begin < source.rows; begin += rows_at_once) {
+    const int64_t count = std::min(rows_at_once, source.rows - begin);
+    pool.ParallelFor(count, 16, [&](int64_t from, int64_t to, int) {
+      DecodeRows(source, begin + from, begin + to, decoded.data() + from * source.cols);
+    });
+    Upload(data.as<uint16_t>() + begin * source.cols, decoded.data(),
+           static_cast<size_t>(count * source.cols) * 2);
+  }
+  SPOTD_RETURN_IF_ERROR(fault_);
+  return std::make_unique<CudaWeight>(source.rows, source.cols, std::move(data));
+}
+
+void CudaBackend::Embed(const EmbedArgs& args) {
+  const auto& table = static_cast<const CudaWeight&>(*args.table);
+  Check(LaunchEmbed(ctx_, table.data(), static_cast<int32_t>(table.cols()), args), "Embed");
+}
+
+bool CudaBackend::ProjectByLibrary(const LinearArgs& args, const LinearSegment& segment) {
+  if (cublas_ == nullptr || args.rows <= kMaxInvariantRows || segment.out_dim < kSmallOutput ||
+      segment.out_dim % 8 != 0 || args.in_dim % 8 != 0) {
+    return false;
+  }
+  const bool y_is_float = segment.kind != OutputKind::kBf16;
+  const GemmArgs gemm = {
+      args.x,          segment.weight, segment.y,  args.rows,
+      segment.out_dim, args.in_dim,    y_is_float, segment.kind == OutputKind::kFloatAccumulate};
+  if (!cublas_->Gemm(gemm, stream_)) return false;
+  if (segment.bias != nullptr) {
+    Check(LaunchAddBias(ctx_, segment.y, y_is_float, segment.bias, args.rows, segment.out_dim),
+          "Linear");
+  }
+  return true;
+}
+
+void CudaBackend::Project(const LinearArgs& args, bool float_outputs) {
+  LinearLaunch launch = {};
+  launch.x = args.x;
+  launch.rows = args.rows;
+  launch.in_dim = args.in_dim;
+  for (int i = 0; i < args.num_outputs; ++i) {
+    const LinearOutput& output = args.outputs[i];
+    const auto& weight = static_cast<const CudaWeight&>(*output.weight);
+    const OutputKind kind = output.accumulate ? OutputKind::kFloatAccumulate
+                            : float_outputs   ? OutputKind::kFloat
+                                              : OutputKind::kBf16;
+    const LinearSegment segment = {
+        weight.data(), output.bias, output.y, static_cast<int32_t>(weight.rows()), 0, kind};
+    if (!ProjectByLibrary(args, segment)) launch.segments[launch.num_segments++] = segment;
+  }
+  if (launch.num_segments > 0) Check(LaunchLinear(ctx_, launch), "Linear");
+}
+
+void* CudaBackend::Scratch(size_t bytes) {
+  if (scratch_.Fits(bytes)) return scratch_.data();
+  cudaStreamCaptureStatus capturing = cudaStreamCaptureStatusNone;
+  cudaStreamIsCapturing(stream_, &capturing);
+  if (capturing != cudaStreamCaptureStatusNone) {
+    // The direct run that preceded this capture needed less. Spoil the capture: the step then runs
+    // directly.
+    cudaStreamSynchronize(stream_);
+    return scratch_.data();
+  }
+  cudaStreamSynchronize(stream_);
+  graphs_.Clear();
+  if (const cudaError_t error = scratch_.Grow(bytes + bytes / 4); error != cudaSuccess) {
+    Check(error, "growing scratch memory");
+    return nullptr;
+  }
+  return scratch_.data();
+}
+
+void CudaBackend::QuestScore(const QuestScoreArgs& args) {
+  void* scratch = Scratch(HeadMassScratchBytes(args.batch, args.layer.block_tokens, args.q_heads));
+  if (scratch != nullptr) Check(LaunchQuestScore(ctx_, args, scratch), "QuestScore");
+}
+
+void CudaBackend::OracleScore(const OracleScoreArgs& args) {
+  void* scratch = Scratch(HeadMassScratchBytes(args.batch, args.layer.block_tokens, args.q_heads));
+  if (scratch != nullptr) Check(LaunchOracleScore(ctx_, args, scratch), "OracleScore");
+}
+
+void CudaBackend::Attend(const AttendArgs& args) {
+  const size_t counter_bytes = size_t{4} * args.batch.num_seqs * args.layer.kv_heads;
+  if (!AttendIsSpecialised(args.layer, args.q_heads) || counter_bytes > kCounterBytes) {
+    Check(LaunchAttendGeneric(ctx_, args), "Attend");
+    return;
+  }
+  void* scratch = Scratch(AttendScratchBytes(ctx_, args));
+  if (scratch != nullptr) {
+    Check(LaunchAttend(ctx_, args, scratch, static_cast<int32_t*>(counters_.data())), "Attend");
+  }
+}
+
+void CudaBackend::Sample(const SampleArgs& args) {
+  void* scratch = Scratch(SampleScratchBytes(args));
+  if (scratch != nullptr) Check(LaunchSample(ctx_, args, scratch), "Sample");
+}
+
+void CudaBackend::RunStep(uint64_t key, const std::function<void()>& issue) {
+  Check(graphs_.Run(key, stream_, issue), "running a step");
+}
+
+}  // namespace
+}  // namespace cuda
+
+absl::StatusOr<std::unique_ptr<Backend>> CreateCudaBackend() {
+  auto backend = std::make_unique<cuda::CudaBackend>();
+  SPOTD_RETURN_IF_ERROR(backend->Open());
+  return backend;
+}
+
+bool CudaIsUsable() {
+  int count = 0;
+  cudaDeviceProp properties = {};
+  return cudaGetDeviceCount(&count) == cudaSuccess && count > 0 &&
+         cudaGetDeviceProperties(&properties, cuda::kDevice) == cudaSuccess &&
+         properties.major >= 8;
+}
+
+}  // namespace spotd::kernels

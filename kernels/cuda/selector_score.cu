@@ -1,0 +1,323 @@
+// The distilled selector's block masses: one log-sum-exp per block; token scores never leave the
+// registers.
+//
+// int4 keys go through u8 x s8 tensor-core products without being dequantised: nibbles are offset
+// binary, so masking and shifting makes the bytes, and the offset is folded into the accumulator's
+// start value. A query head takes two of the instruction's eight columns, a coarse and a fine part
+// of 8 bits each, so that quantising q costs 2^-16 of its largest element. The start value also
+// holds 1.5 * 2^23, which makes the integer sum readable as a float.
+#include "kernels/cuda/launch.cuh"
+#include "kernels/cuda/selector_layout.cuh"
+
+namespace spotd::kernels::cuda {
+namespace {
+
+constexpr int kWarps = 8;
+constexpr int kBatch = 4;  // blocks whose keys a warp has in flight
+constexpr int kHeadsPerTile = 4;
+constexpr int kMagicBits = 0x4B400000;  // 1.5 * 2^23 as a float
+constexpr float kMagic = 12582912.0f;
+constexpr float kFineStep = 1.0f / 254.0f;
+
+// The query as tensor-core operands. Column 2h of a tile is the coarse part of head h, 2h + 1 the
+// fine part.
+template <int kGroups, int kHeadTiles>
+struct Query {
+  uint32_t b[kHeadTiles][kGroups][2];
+  int start[kHeadTiles][kGroups]
+           [2];  // of this lane's two columns (head t): the magic less the offset of the codes
+  float weight[kHeadTiles];  // of head t: mixing weight, q's scale, 1 / sqrt(d), log2 e
+};
+
+__device__ inline int ByteSum(uint32_t bytes) {
+  return __dp4a(static_cast<int>(bytes), 0x01010101, 0);
+}
+
+__device__ inline uint32_t PackBytes(const int (&v)[4]) {
+  return (v[0] & 0xff) | (v[1] & 0xff) << 8 | (v[2] & 0xff) << 16 | (v[3] & 0xff) << 24;
+}
+
+template <int kGroups, int kHeadTiles>
+__device__ inline void LoadQuery(const SelectorScoreArgs& args, int row,
+                                 Query<kGroups, kHeadTiles>& query) {
+  constexpr int kDim = kGroups * kInt4Group;
+  const int g = threadIdx.x % 32 / 4;
+  const int t = threadIdx.x % 4;
+#pragma unroll
+  for (int tile = 0; tile < kHeadTiles; ++tile) {
+    const int head = tile * kHeadsPerTile + g / 2;
+    const auto* q = static_cast<const Bf16x*>(args.q) + (int64_t{row} * args.heads + head) * kDim;
+    // This lane's dims of every group: 4t + i and 16 + 4t + i.
+    float value[kGroups][2][4];
+    float largest = 0;
+#pragma unroll
+    for (int group = 0; group < kGroups; ++group) {
+#pragma unroll
+      for (int half = 0; half < 2; ++half) {
+#pragma unroll
+        for (int i = 0; i < 4; ++i) {
+          const int dim = group * kInt4Group + half * 16 + 4 * t + i;
+          value[group][half][i] = head < args.heads ? __bfloat162float(q[dim]) : 0.0f;
+          largest = fmaxf(largest, fabsf(value[group][half][i]));
+        }
+      }
+    }
+    largest = fmaxf(largest, __shfl_xor_sync(kFullMask, largest, 1));
+    largest = fmaxf(largest, __shfl_xor_sync(kFullMask, largest, 2));
+    const float inverse = largest > 0 ? 127.0f / largest : 0.0f;
+#pragma unroll
+    for (int group = 0; group < kGroups; ++group) {
+      int sum = 0;
+#pragma unroll
+      for (int half = 0; half < 2; ++half) {
+        int bytes[4];
+#pragma unroll
+        for (int i = 0; i < 4; ++i) {
+          const float x = value[group][half][i] * inverse;
+          const float coarse = rintf(x);
+          bytes[i] = static_cast<int>(g % 2 == 0 ? coarse : rintf((x - coarse) * 254.0f));
+        }
+        query.b[tile][group][half] = PackBytes(bytes);
+        sum += ByteSum(query.b[tile][group][half]);
+      }
+      sum += __shfl_xor_sync(kFullMask, sum, 1);
+      sum += __shfl_xor_sync(kFullMask, sum, 2);
+      // Lane 4c holds the sum of column c; this lane's accumulators are of columns 2t and 2t + 1.
+      query.start[tile][group][0] = kMagicBits - 8 * __shfl_sync(kFullMask, sum, 8 * t);
+      query.start[tile][group][1] = kMagicBits - 8 * __shfl_sync(kFullMask, sum, 8 * t + 4);
+    }
+    // Lane (2t, .) holds the largest of head t.
+    const float scale = __shfl_sync(kFullMask, largest, 8 * t) / 127.0f;
+    const int mine = tile * kHeadsPerTile + t;
+    const float weight =
+        mine < args.heads
+            ? __bfloat162float(static_cast<const Bf16x*>(args.w)[int64_t{row} * args.heads + mine])
+            : 0.0f;
+    query.weight[tile] = weight * scale * rsqrtf(static_cast<float>(kDim)) * kLog2E;
+  }
+}
+
+// One lane's part of a tile of 16 keys: code words and scales of tokens g and g + 8.
+template <int kGroups>
+struct KeyTile {
+  uint32_t codes[2][kGroups];
+  uint32_t scales[2][(kGroups + 1) / 2];
+};
+
+template <int kGroups>
+__device__ inline void LoadTile(const uint8_t* tile, KeyTile<kGroups>& keys) {
+  const int g = threadIdx.x % 32 / 4;
+  const int t = threadIdx.x % 4;
+#pragma unroll
+  for (int half = 0; half < 2; ++half) {
+    const int token = g + 8 * half;
+    const uint8_t* codes = tile + token * (kGroups * 16) + t * kGroups * 4;
+    const uint8_t* scales = tile + kKeyTile * kGroups * 16 + token * kGroups * 2;
+    if constexpr (kGroups % 4 == 0) {
+#pragma unroll
+      for (int i = 0; i < kGroups / 4; ++i) {
+        const uint4 c = LoadStream16(codes + 16 * i);
+        keys.codes[half][4 * i] = c.x;
+        keys.codes[half][4 * i + 1] = c.y;
+        keys.codes[half][4 * i + 2] = c.z;
+        keys.codes[half][4 * i + 3] = c.w;
+        const uint2 s = LoadStream8(scales + 8 * i);
+        keys.scales[half][2 * i] = s.x;
+        keys.scales[half][2 * i + 1] = s.y;
+      }
+    } else if constexpr (kGroups == 2) {
+      const uint2 c = LoadStream8(codes);
+      keys.codes[half][0] = c.x;
+      keys.codes[half][1] = c.y;
+      keys.scales[half][0] = *reinterpret_cast<const uint32_t*>(scales);
+    } else {
+      keys.codes[half][0] = *reinterpret_cast<const uint32_t*>(codes);
+      keys.scales[half][0] = *reinterpret_cast<const uint16_t*>(scales);
+    }
+  }
+}
+
+// Scores of tokens g and g + 8, log2 domain, the same in the four lanes t.
+template <int kGroups, int kHeadTiles>
+__device__ inline float2 ScoreTile(const Query<kGroups, kHeadTiles>& query,
+                                   const KeyTile<kGroups>& keys) {
+  float2 score = {0, 0};
+#pragma unroll
+  for (int tile = 0; tile < kHeadTiles; ++tile) {
+    float dot[2] = {0, 0};
+#pragma unroll
+    for (int group = 0; group < kGroups; ++group) {
+      int acc[4] = {query.start[tile][group][0], query.start[tile][group][1],
+                    query.start[tile][group][0], query.start[tile][group][1]};
+      const uint32_t low = keys.codes[0][group];
+      const uint32_t high = keys.codes[1][group];
+      MmaU8S8(acc, low & 0x0f0f0f0fu, high & 0x0f0f0f0fu, low >> 4 & 0x0f0f0f0fu,
+              high >> 4 & 0x0f0f0f0fu, query.b[tile][group][0], query.b[tile][group][1]);
+#pragma unroll
+      for (int half = 0; half < 2; ++half) {
+        const uint32_t pair = keys.scales[half][group / 2];
+        const float scale = __half2float(
+            __ushort_as_half(static_cast<unsigned short>(group % 2 ? pair >> 16 : pair)));
+        const float coarse = __int_as_float(acc[2 * half]) - kMagic;
+        const float fine = __int_as_float(acc[2 * half + 1]) - kMagic;
+        dot[half] = fmaf(fmaf(fine, kFineStep, coarse), scale, dot[half]);
+      }
+    }
+    score.x = fmaf(fmaxf(dot[0], 0.0f), query.weight[tile], score.x);
+    score.y = fmaf(fmaxf(dot[1], 0.0f), query.weight[tile], score.y);
+  }
+  score.x += __shfl_xor_sync(kFullMask, score.x, 1);
+  score.y += __shfl_xor_sync(kFullMask, score.y, 1);
+  score.x += __shfl_xor_sync(kFullMask, score.x, 2);
+  score.y += __shfl_xor_sync(kFullMask, score.y, 2);
+  return score;
+}
+
+// The log-sum-exp (natural) of a block from per-lane scores of its tokens; lanes t agree.
+__device__ inline float BlockLse(float max, float sum) {
+#pragma unroll
+  for (int offset = 4; offset < 32; offset *= 2) {
+    const float other = __shfl_xor_sync(kFullMask, max, offset);
+    const float other_sum = __shfl_xor_sync(kFullMask, sum, offset);
+    const float top = fmaxf(max, other);
+    const float base = top == -INFINITY ? 0.0f : top;
+    sum = sum * Exp2(max - base) + other_sum * Exp2(other - base);
+    max = top;
+  }
+  return (max + __log2f(sum)) * kLn2;
+}
+
+template <int kGroups, int kHeadTiles>
+__global__ __launch_bounds__(kWarps * 32) void ScoreInt4Kernel(
+    const __grid_constant__ SelectorScoreArgs args) {
+  WaitForPrevious();
+  AllowNext();
+  const KvLayer& layer = args.layer;
+  const int row = blockIdx.y;
+  const int lane = threadIdx.x % 32;
+  const int g = lane / 4;
+  const int kv_len = args.batch.kv_len[row];
+  const int blocks = (kv_len + layer.block_tokens - 1) / layer.block_tokens;
+  const int tiles_per_block = layer.block_tokens / kKeyTile;
+  constexpr int kTileBytes = kKeyTile * kGroups * 18;
+  const int warps = gridDim.x * kWarps;
+  const int32_t* table = args.batch.block_tables + int64_t{row} * args.batch.table_stride;
+  Query<kGroups, kHeadTiles> query;
+  bool loaded = false;
+
+  for (int first = (blockIdx.x * kWarps + threadIdx.x / 32) * kBatch; first < blocks;
+       first += warps * kBatch) {
+    const uint8_t* base[kBatch];
+#pragma unroll
+    for (int i = 0; i < kBatch; ++i)
+      base[i] = SelectorBlock(layer, table[min(first + i, blocks - 1)]);
+    float max[kBatch];
+    float sum[kBatch];
+#pragma unroll
+    for (int i = 0; i < kBatch; ++i) {
+      max[i] = -INFINITY;
+      sum[i] = 0;
+    }
+    for (int tile = 0; tile < tiles_per_block; ++tile) {
+      KeyTile<kGroups> keys[kBatch];
+#pragma unroll
+      for (int i = 0; i < kBatch; ++i) LoadTile<kGroups>(base[i] + tile * kTileBytes, keys[i]);
+      if (!loaded)
+        LoadQuery<kGroups, kHeadTiles>(args, row, query);  // while the first keys are on their way
+      loaded = true;
+#pragma unroll
+      for (int i = 0; i < kBatch; ++i) {
+        float2 score = ScoreTile<kGroups, kHeadTiles>(query, keys[i]);
+        const int token = (first + i) * layer.block_tokens + tile * kKeyTile + g;
+        if (token >= kv_len) score.x = -INFINITY;
+        if (token + 8 >= kv_len) score.y = -INFINITY;
+        const float top = fmaxf(max[i], fmaxf(score.x, score.y));
+        const float from = top == -INFINITY ? 0.0f : top;
+        sum[i] = sum[i] * Exp2(max[i] - from) + Exp2(score.x - from) + Exp2(score.y - from);
+        max[i] = top;
+      }
+    }
+#pragma unroll
+    for (int i = 0; i < kBatch; ++i) {
+      const float lse = BlockLse(max[i], sum[i]);
+      if (lane == 0 && first + i < blocks)
+        args.block_lse[int64_t{row} * args.lse_stride + first + i] = lse;
+    }
+  }
+}
+
+// Any format, dimension and number of heads: a warp per block, one token at a time.
+constexpr int kAnyMaxPerLane = 8;
+
+__global__ void ScoreAnyKernel(const __grid_constant__ SelectorScoreArgs args) {
+  WaitForPrevious();
+  AllowNext();
+  const KvLayer& layer = args.layer;
+  const int row = blockIdx.y;
+  const int lane = threadIdx.x % 32;
+  const int dim = layer.selector_dim;
+  const int kv_len = args.batch.kv_len[row];
+  const int blocks = (kv_len + layer.block_tokens - 1) / layer.block_tokens;
+  const auto* q = static_cast<const Bf16x*>(args.q) + int64_t{row} * args.heads * dim;
+  const auto* w = static_cast<const Bf16x*>(args.w) + int64_t{row} * args.heads;
+  const float scale = rsqrtf(static_cast<float>(dim));
+  for (int block = blockIdx.x * kWarps + threadIdx.x / 32; block < blocks;
+       block += gridDim.x * kWarps) {
+    const uint8_t* keys = SelectorBlock(layer, PhysicalBlock(args.batch, row, block));
+    float max = -INFINITY;
+    float sum = 0;
+    for (int token = 0; token < min(layer.block_tokens, kv_len - block * layer.block_tokens);
+         ++token) {
+      float key[kAnyMaxPerLane];
+      for (int i = 0; i < kAnyMaxPerLane; ++i) {
+        key[i] = lane + 32 * i < dim ? SelectorKeyValue(layer, keys, token, lane + 32 * i) : 0.0f;
+      }
+      float score = 0;
+      for (int head = 0; head < args.heads; ++head) {
+        float dot = 0;
+        for (int i = 0; i < kAnyMaxPerLane; ++i) {
+          if (lane + 32 * i < dim) dot += key[i] * __bfloat162float(q[head * dim + lane + 32 * i]);
+        }
+        score += __bfloat162float(w[head]) * fmaxf(WarpSum(dot), 0.0f);
+      }
+      score *= scale;
+      const float top = fmaxf(max, score);
+      sum = sum * __expf(max - top) + __expf(score - top);
+      max = top;
+    }
+    if (lane == 0) args.block_lse[int64_t{row} * args.lse_stride + block] = max + __logf(sum);
+  }
+}
+
+template <int kGroups>
+cudaError_t LaunchGroups(const LaunchContext& ctx, const SelectorScoreArgs& args, dim3 grid) {
+  if (args.heads <= kHeadsPerTile)
+    return Launch(ctx, ScoreInt4Kernel<kGroups, 1>, grid, kWarps * 32, 0, args);
+  return Launch(ctx, ScoreInt4Kernel<kGroups, 2>, grid, kWarps * 32, 0, args);
+}
+
+}  // namespace
+
+cudaError_t LaunchSelectorScore(const LaunchContext& ctx, const SelectorScoreArgs& args) {
+  const int blocks = CeilDiv(args.batch.max_kv_len, args.layer.block_tokens);
+  const int rows = args.batch.num_seqs;
+  // Enough thread blocks to fill the device; a batch of blocks per warp at least.
+  const int most = CeilDiv(4 * ctx.sm_count, rows);
+  const int groups = args.layer.selector_dim / kInt4Group;
+  const bool fast = args.layer.selector_format == SelectorKeyFormat::kInt4 &&
+                    args.heads <= 2 * kHeadsPerTile && args.layer.block_tokens % kKeyTile == 0 &&
+                    (groups == 1 || groups == 2 || groups == 4);
+  const int wanted = CeilDiv(blocks, fast ? kWarps * kBatch : kWarps);
+  const dim3 grid(wanted < most ? wanted : most, rows);
+  if (!fast) return Launch(ctx, ScoreAnyKernel, grid, kWarps * 32, 0, args);
+  switch (groups) {
+    case 1:
+      return LaunchGroups<1>(ctx, args, grid);
+    case 2:
+      return LaunchGroups<2>(ctx, args, grid);
+    default:
+      return LaunchGroups<4>(ctx, args, grid);
+  }
+}
+
+}  // namespace spotd::kernels::cuda
