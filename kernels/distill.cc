@@ -3,6 +3,7 @@
 #include "kernels/backend.h"
 #include "kernels/core/status.h"
 #include "kernels/cpu/distill.h"
+#include "kernels/cuda/cuda_distill.h"
 
 namespace spotd::kernels {
 
@@ -10,8 +11,8 @@ absl::StatusOr<std::unique_ptr<DistillKernels>> CreateDistillKernels(Backend* ba
                                                                      int threads) {
   if (backend->name() == "cpu" || backend->name() == "ref")
     return cpu::CreateCpuDistillKernels(threads);
-  return Unimplemented("the ", backend->name(),
-                       " backend has no training kernels; use --backend cpu");
+  if (backend->name() == "cuda") return CreateCudaDistillKernels(backend);
+  return Unimplemented("the ", backend->name(), " backend has no training kernels");
 }
 
 }  // namespace spotd::kernels

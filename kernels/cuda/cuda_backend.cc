@@ -10,6 +10,7 @@
 
 #include "kernels/core/status.h"
 #include "kernels/core/thread_pool.h"
+#include "kernels/cuda/backend_stream.h"
 #include "kernels/cuda/cublas_lt.h"
 #include "kernels/cuda/cuda_check.h"
 #include "kernels/cuda/cuda_weight.h"
@@ -39,6 +40,7 @@ class CudaBackend final : public Backend {
   std::string_view name() const override { return "cuda"; }
   std::string description() const override { return description_; }
   size_t activation_bytes() const override { return 2; }
+  cudaStream_t stream() const { return stream_; }
 
   absl::StatusOr<Buffer> Allocate(size_t bytes) override;
   void Upload(void* dst, const void* host_src, size_t bytes) override;
@@ -289,6 +291,11 @@ void CudaBackend::RunStep(uint64_t key, const std::function<void()>& issue) {
 }
 
 }  // namespace
+
+cudaStream_t StreamOf(Backend* backend) {
+  return static_cast<CudaBackend*>(backend)->stream();
+}
+
 }  // namespace cuda
 
 absl::StatusOr<std::unique_ptr<Backend>> CreateCudaBackend() {
