@@ -1,16 +1,20 @@
-// The engine: one thread that owns every sequence and advances them step by step (continuous batching).
+// The engine: one thread that owns every sequence and advances them step by step (continuous
+// batching).
 //
-// Each step runs all runnable decodes as one batch, plus a bounded chunk of one prefill, so a long prompt never stalls
-// the others. Cancelled and expired requests are dropped before each step and between prefill chunks.
+// Each step runs all runnable decodes as one batch, plus a bounded chunk of one prefill, so a long
+// prompt never stalls the others. Cancelled and expired requests are dropped before each step and
+// between prefill chunks.
 //
-// Session model: a session is a list of tokens and their KV. The newest token is *pending*: its KV is written by the step
-// that generates after it. A failed or cancelled request leaves the session at its last acknowledged token.
+// Session model: a session is a list of tokens and their KV. The newest token is *pending*: its KV
+// is written by the step that generates after it. A failed or cancelled request leaves the session
+// at its last acknowledged token.
 //
-// Thread-safety: every public method may be called from any thread. Tokenising and template rendering happen on the
-// calling thread, never on the engine's.
+// Thread-safety: every public method may be called from any thread. Tokenising and template
+// rendering happen on the calling thread, never on the engine's.
 //
-// Errors are absl::Status whose code is the client's and whose message names field and limit; the machine-readable
-// reason ("SESSION_NOT_FOUND", ...) is attached with errors.h and becomes google.rpc.ErrorInfo in `server`.
+// Errors are absl::Status whose code is the client's and whose message names field and limit; the
+// machine-readable reason ("SESSION_NOT_FOUND", ...) is attached with errors.h and becomes
+// google.rpc.ErrorInfo in `server`.
 #pragma once
 
 #include <cstdint>
@@ -32,8 +36,9 @@ namespace spotd::engine {
 
 struct EngineOptions {
   int32_t max_sessions = 1024;
-  int32_t max_waiting = 256;  // requests queued behind the running ones; more get RESOURCE_EXHAUSTED at once
-  int32_t max_running = 64;   // sequences decoded together, <= Limits::max_batch
+  int32_t max_waiting =
+      256;  // requests queued behind the running ones; more get RESOURCE_EXHAUSTED at once
+  int32_t max_running = 64;  // sequences decoded together, <= Limits::max_batch
   size_t max_prompt_bytes = 16u << 20;
   model::Policy default_policy;
   kernels::SelectorKeyFormat selector_format = kernels::SelectorKeyFormat::kInt4;
@@ -53,7 +58,7 @@ struct SessionInfo {
   int32_t kv_blocks = 0;
   size_t kv_bytes = 0;
   model::Policy policy;
-  bool busy = false;  // an Append or Generate is running or queued
+  bool busy = false;           // an Append or Generate is running or queued
   int64_t create_time_ms = 0;  // Unix time
   int64_t update_time_ms = 0;
 };
@@ -61,11 +66,10 @@ struct SessionInfo {
 class Engine {
  public:
   // Allocates the KV store and starts the thread.
-  static absl::StatusOr<std::unique_ptr<Engine>> Create(const EngineOptions& options, std::string model_id,
-                                                        std::unique_ptr<kernels::Backend> backend,
-                                                        std::unique_ptr<model::Transformer> transformer,
-                                                        std::unique_ptr<text::Tokenizer> tokenizer,
-                                                        std::unique_ptr<text::ChatTemplate> chat_template);
+  static absl::StatusOr<std::unique_ptr<Engine>> Create(
+      const EngineOptions& options, std::string model_id, std::unique_ptr<kernels::Backend> backend,
+      std::unique_ptr<model::Transformer> transformer, std::unique_ptr<text::Tokenizer> tokenizer,
+      std::unique_ptr<text::ChatTemplate> chat_template);
   ~Engine();  // fails what is still running with CANCELLED
 
   // Sessions. These wait for the engine thread at most one step.
@@ -78,7 +82,8 @@ class Engine {
   // Keeps the first `tokens` tokens. OUT_OF_RANGE beyond the session's length.
   absl::StatusOr<SessionInfo> RewindSession(const std::string& id, int32_t tokens);
 
-  // Inference. Never block; the outcome, refusals included, arrives through the request's sink or on_done.
+  // Inference. Never block; the outcome, refusals included, arrives through the request's sink or
+  // on_done.
   void Append(AppendRequest request);
   void Generate(GenerateRequest request);
 

@@ -1,6 +1,7 @@
 // Machine-readable reasons for the errors a client can meet, carried inside absl::Status.
 //
-// `server` turns them into google.rpc.ErrorInfo (reason, domain "spotd.v1", metadata), BadRequest and RetryInfo.
+// `server` turns them into google.rpc.ErrorInfo (reason, domain "spotd.v1", metadata), BadRequest
+// and RetryInfo.
 #pragma once
 
 #include <chrono>
@@ -14,14 +15,15 @@
 namespace spotd::engine {
 
 struct ErrorDetails {
-  std::string reason;  // UPPER_SNAKE, e.g. "SESSION_NOT_FOUND"
-  std::string field;   // request field at fault; empty when none
-  std::map<std::string, std::string> metadata;  // e.g. {"limit", "8192"}
-  std::optional<std::chrono::milliseconds> retry_after;
+  std::string reason;                                // UPPER_SNAKE, one of error_reasons.h
+  std::string field = {};                            // request field at fault; empty when none
+  std::map<std::string, std::string> metadata = {};  // e.g. {"limit", "8192"}
+  std::optional<std::chrono::milliseconds> retry_after = {};
 };
 
 // Attaches details to a status. The message stays for people; the details are for programs.
-absl::Status MakeError(absl::StatusCode code, std::string_view message, const ErrorDetails& details);
+absl::Status MakeError(absl::StatusCode code, std::string_view message,
+                       const ErrorDetails& details);
 // The details of a status made by MakeError; a generic reason derived from the code otherwise.
 ErrorDetails GetErrorDetails(const absl::Status& status);
 

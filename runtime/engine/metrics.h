@@ -1,7 +1,9 @@
-// What the engine counts: plain atomics and fixed-bucket histograms that `server` exports to Prometheus
-// (runtime counts, server exports). Names and buckets follow SERVING 2.4; intervals come from one monotonic clock.
+// What the engine counts: plain atomics and fixed-bucket histograms that `server` exports to
+// Prometheus (runtime counts, server exports). Names and buckets follow SERVING 2.4; intervals come
+// from one monotonic clock.
 //
-// Thread-safety: every member may be read and written from any thread. Reads of several counters are not one snapshot.
+// Thread-safety: every member may be read and written from any thread. Reads of several counters
+// are not one snapshot.
 #pragma once
 
 #include <array>
@@ -14,7 +16,8 @@
 
 namespace spotd::engine {
 
-// Counts observations into buckets given by ascending upper bounds; the last, implicit bucket is +Inf.
+// Counts observations into buckets given by ascending upper bounds; the last, implicit bucket is
+// +Inf.
 class Histogram {
  public:
   explicit Histogram(std::span<const double> upper_bounds);
@@ -62,6 +65,9 @@ struct Metrics {
   std::atomic<uint64_t> generation_tokens{0};
   std::atomic<uint64_t> engine_steps{0};
   std::atomic<double> engine_last_step_timestamp{0};  // Unix seconds
+  std::atomic<uint64_t> kv_reclaims{0};  // idle sessions whose KV was dropped to make room
+  std::atomic<uint64_t> kv_reclaimed_tokens{
+      0};  // tokens of KV dropped so; recomputed when the session is next used
   std::atomic<uint64_t> session_forks{0};
   std::atomic<uint64_t> session_rewinds{0};
   Histogram time_to_first_token;

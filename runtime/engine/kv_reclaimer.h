@@ -1,0 +1,43 @@
+// Finds room in the KV store by dropping the KV of sessions on which nothing runs, least recently
+// used first. Their tokens stay, and the next request on them computes the KV again: so no set of
+// idle sessions can wedge the engine.
+//
+// Engine thread only.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "kvstore/kv_store.h"
+#include "runtime/engine/metrics.h"
+#include "runtime/engine/session_registry.h"
+
+namespace spotd::engine {
+
+class KvReclaimer {
+ public:
+  KvReclaimer(kvstore::KvStore* store, SessionRegistry* registry, Metrics* metrics)
+      : store_(store), registry_(registry), metrics_(metrics) {}
+
+  // A pinned session's KV is not dropped.
+  void Pin(Session* session) { pinned_.push_back(session); }
+  void Unpin(Session* session);
+
+  int32_t FreeBlocks() const;
+  // Blocks that are free or would be with all unpinned KV dropped.
+  int32_t AvailableBlocks() const;
+  // Drops KV until `blocks` are free, or there is no more to drop.
+  void MakeRoom(int32_t blocks);
+
+ private:
+  bool IsPinned(const Session& session) const;
+  // The unpinned session to drop next; null when none has KV.
+  std::shared_ptr<Session> ChooseVictim() const;
+
+  kvstore::KvStore* store_;
+  SessionRegistry* registry_;
+  Metrics* metrics_;
+  std::vector<Session*> pinned_;
+};
+
+}  // namespace spotd::engine

@@ -1,0 +1,42 @@
+// Refuses requests that no state of the engine could serve, naming the field and the limit it
+// breaks.
+//
+// Pure functions of their arguments: any thread.
+#pragma once
+
+#include <cstdint>
+#include <span>
+#include <string_view>
+
+#include "absl/status/status.h"
+#include "runtime/engine/request.h"
+#include "runtime/model/policy.h"
+
+namespace spotd::engine {
+
+inline constexpr float kMaxTemperature = 100;
+inline constexpr float kMaxPenalty = 100;  // of presence and frequency, either sign
+inline constexpr size_t kMaxStopStrings = 16;
+inline constexpr size_t kMaxStopStringBytes = 256;
+inline constexpr size_t kMaxStopTokens = 64;
+inline constexpr int32_t kMaxReportBlocks = 1024;
+inline constexpr size_t kMaxDisplayNameBytes = 256;
+
+// INVALID_ARGUMENT (INVALID_SAMPLING; TOKEN_OUT_OF_RANGE for stop tokens).
+absl::Status CheckSampling(const Sampling& sampling, int32_t vocab);
+// INVALID_ARGUMENT (INVALID_POLICY), FAILED_PRECONDITION (SELECTOR_MISSING).
+absl::Status CheckPolicy(const model::Policy& policy, bool has_selector);
+// INVALID_ARGUMENT (INVALID_FIELD).
+absl::Status CheckReportBlocks(int32_t report_blocks);
+// INVALID_ARGUMENT (INVALID_FIELD).
+absl::Status CheckDisplayName(std::string_view name);
+// INVALID_ARGUMENT (TOKEN_OUT_OF_RANGE), naming the offending id and `field`.
+absl::Status CheckTokens(std::span<const int32_t> tokens, int32_t vocab, std::string_view field);
+// OUT_OF_RANGE (PROMPT_TOO_LONG) when the text of all inputs together exceeds the limit.
+absl::Status CheckPromptBytes(std::span<const Input> inputs, size_t limit);
+// OUT_OF_RANGE (CONTEXT_OVERFLOW) unless `tokens` fit into `limit`.
+absl::Status CheckContext(int64_t tokens, int32_t limit);
+// INVALID_ARGUMENT (INVALID_UTF8), naming the first bad byte and `field`.
+absl::Status CheckUtf8(std::string_view text, std::string_view field);
+
+}  // namespace spotd::engine

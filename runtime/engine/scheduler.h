@@ -1,0 +1,71 @@
+// What the next step does: pure functions of numbers, so that every rule is a row in a table of a
+// test.
+//
+// Decode: every sequence that has its next token, a reader that keeps up, and KV for one more
+// token. KV is granted in order of admission; a sequence that gets none waits while others make
+// progress, and keeps its KV.
+//
+// Prefill: one chunk of one sequence a step, beside the decodes. The sequence with the least left
+// to compute goes first; each `kAgingSteps` steps that a sequence is passed over count as one chunk
+// less, so a long prompt is delayed by short ones for at most kAgingSteps times its own number of
+// chunks.
+//
+// Admission: in order of arrival. A request is admitted when the KV of its whole prompt can be
+// granted at once, refused when it cannot (free KV plus what idle sessions hold), and waits only
+// for a place among the running.
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <span>
+#include <vector>
+
+namespace spotd::engine {
+
+inline constexpr int32_t kAgingSteps = 4;
+
+enum class Admission : uint8_t {
+  kAdmit,
+  kWait,    // all places among the running are taken
+  kRefuse,  // KV memory cannot hold it
+};
+
+struct AdmissionState {
+  int32_t running = 0;
+  int32_t max_running = 0;
+  bool decode_starved = false;   // a running sequence waits for KV: new ones get none before it
+  int32_t blocks_needed = 0;     // by the request
+  int32_t blocks_available = 0;  // free, or held by idle sessions other than the request's own
+};
+Admission Admit(const AdmissionState& state);
+
+// A running sequence as the scheduler sees it.
+struct RunningView {
+  bool prefilling = false;
+  int32_t prefill_left = 0;   // tokens, while prefilling
+  int32_t passed_over = 0;    // steps in which another sequence was prefilled instead
+  bool ready = true;          // its reader keeps up
+  int32_t blocks_needed = 0;  // to decode one more token
+};
+
+// Indices into the span given to PlanStep.
+struct StepPlan {
+  std::vector<int32_t> decode;
+  std::optional<int32_t> prefill;
+  std::vector<int32_t> starved;  // would decode, but for KV
+  // One of `starved`, the one admitted last, where nothing can run: it must give up so that others
+  // go on. While some sequence only waits for its reader this is put off until nothing has run for
+  // a while.
+  std::optional<int32_t> give_up;
+};
+
+struct StepState {
+  int32_t blocks_available = 0;  // free, or held by sessions on which nothing runs
+  int32_t prefill_chunk = 0;
+  bool stalled = false;  // nothing has run for a while
+};
+
+// `running` is in order of admission.
+StepPlan PlanStep(std::span<const RunningView> running, const StepState& state);
+
+}  // namespace spotd::engine

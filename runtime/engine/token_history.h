@@ -1,0 +1,33 @@
+// How often each token was seen and generated, kept in the form that sampling reads. Not
+// thread-safe.
+#pragma once
+
+#include <cstdint>
+#include <span>
+#include <unordered_map>
+#include <vector>
+
+#include "kernels/args.h"
+
+namespace spotd::engine {
+
+class TokenHistory {
+ public:
+  // Records nothing when no penalty of `params` needs it.
+  explicit TokenHistory(const kernels::SamplingParams& params);
+
+  void AddPrompt(std::span<const int32_t> tokens);
+  void AddGenerated(int32_t token);
+  // One entry for each distinct token; valid until the next Add.
+  std::span<const kernels::TokenAdjustment> adjustments() const { return adjustments_; }
+
+ private:
+  kernels::TokenAdjustment& Entry(int32_t token);
+
+  bool counts_prompt_;
+  bool counts_generated_;
+  std::vector<kernels::TokenAdjustment> adjustments_;
+  std::unordered_map<int32_t, size_t> index_;  // token -> place in adjustments_
+};
+
+}  // namespace spotd::engine
