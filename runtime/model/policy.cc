@@ -21,10 +21,9 @@ absl::Status CheckShare(std::string_view field, float value) {
   return InvalidArgument("policy.", field, " is ", value, "; it must be above 0 and at most 1");
 }
 
-absl::Status CheckTokens(std::string_view field, int32_t value, int32_t least) {
-  if (value >= least && value <= kMaxTokens) return absl::OkStatus();
-  return InvalidArgument("policy.", field, " is ", value, "; it must be between ", least, " and ",
-                         kMaxTokens);
+absl::Status CheckTokens(std::string_view field, int32_t value) {
+  if (value >= 0 && value <= kMaxTokens) return absl::OkStatus();
+  return InvalidArgument("policy.", field, " is ", value, "; it must be between 0 and ", kMaxTokens);
 }
 
 }  // namespace
@@ -49,13 +48,12 @@ absl::Status Policy::Validate() const {
   SPOTD_RETURN_IF_ERROR(CheckShare("p_residual", p_residual));
   SPOTD_RETURN_IF_ERROR(CheckShare("p_total", p_total));
   SPOTD_RETURN_IF_ERROR(CheckShare("fraction", fraction));
-  SPOTD_RETURN_IF_ERROR(CheckTokens("k_tokens", k_tokens, 0));
-  SPOTD_RETURN_IF_ERROR(CheckTokens("sink_tokens", sink_tokens, 0));
-  // A token always attends to itself, so the newest block is always read.
-  SPOTD_RETURN_IF_ERROR(CheckTokens("recency_tokens", recency_tokens, 1));
-  SPOTD_RETURN_IF_ERROR(CheckTokens("k_min_tokens", k_min_tokens, 0));
-  SPOTD_RETURN_IF_ERROR(CheckTokens("k_max_tokens", k_max_tokens, 0));
-  SPOTD_RETURN_IF_ERROR(CheckTokens("dense_below_tokens", dense_below_tokens, 0));
+  SPOTD_RETURN_IF_ERROR(CheckTokens("k_tokens", k_tokens));
+  SPOTD_RETURN_IF_ERROR(CheckTokens("sink_tokens", sink_tokens));
+  SPOTD_RETURN_IF_ERROR(CheckTokens("recency_tokens", recency_tokens));
+  SPOTD_RETURN_IF_ERROR(CheckTokens("k_min_tokens", k_min_tokens));
+  SPOTD_RETURN_IF_ERROR(CheckTokens("k_max_tokens", k_max_tokens));
+  SPOTD_RETURN_IF_ERROR(CheckTokens("dense_below_tokens", dense_below_tokens));
   if (k_max_tokens != 0 && k_max_tokens < k_min_tokens) {
     return InvalidArgument("policy.k_max_tokens is ", k_max_tokens, ", below k_min_tokens, ",
                            k_min_tokens);

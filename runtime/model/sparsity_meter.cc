@@ -51,8 +51,7 @@ RowSparsity SparsityMeter::Measure(const DecodePlan& plan, const ChooserRange& r
   }
   const ChoiceSum sum = SumChoices(plan, range, row, results);
   const int64_t choices = layers * range.groups;
-  // The newest block is always chosen (recency_tokens >= 1), and it is the only one that may be
-  // partly filled.
+  // The newest block is always chosen, and it is the only one that may be partly filled.
   const int64_t tokens = sum.blocks * block_tokens - choices * (visible * block_tokens - kv_len);
   out.blocks_attended = (sum.blocks + range.groups / 2) / range.groups;
   out.bytes_read =
