@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <iterator>
 #include <vector>
 
 #include "kernels/core/check.h"
@@ -41,8 +42,37 @@ bool IsNormalized(std::string_view text) {
   return true;
 }
 
+// The reference library normalises by Unicode 9.0: to it these marks, all newer, are ordinary
+// characters.
+struct Range {
+  int32_t first;
+  int32_t last;
+};
+constexpr Range kNewMarks[] = {
+    {0x5C8, 0x5C9},     {0x7FD, 0x7FD},     {0x897, 0x89F},     {0x8CA, 0x8D3},
+    {0x9FE, 0x9FE},     {0xC3C, 0xC3C},     {0xD3B, 0xD3C},     {0xEBA, 0xEBA},
+    {0x1715, 0x1715},   {0x1ABF, 0x1AF0},   {0x1DF6, 0x1DFA},   {0xA82C, 0xA82C},
+    {0x10D24, 0x10D27}, {0x10D69, 0x10D6D}, {0x10EAB, 0x10EAC}, {0x10ECB, 0x10ECF},
+    {0x10EF0, 0x10EFB}, {0x10EFD, 0x10EFF}, {0x10F46, 0x10F50}, {0x10F82, 0x10F85},
+    {0x11070, 0x11070}, {0x1133B, 0x1133B}, {0x113CE, 0x113D0}, {0x1145E, 0x1145E},
+    {0x11839, 0x1183A}, {0x1193D, 0x1193E}, {0x11943, 0x11943}, {0x119E0, 0x119E0},
+    {0x11A34, 0x11A34}, {0x11A47, 0x11A47}, {0x11A99, 0x11A99}, {0x11D42, 0x11D42},
+    {0x11D44, 0x11D45}, {0x11D97, 0x11D97}, {0x11F41, 0x11F42}, {0x1612F, 0x1612F},
+    {0x16FF0, 0x16FF1}, {0x1D127, 0x1D128}, {0x1D250, 0x1D252}, {0x1D25B, 0x1D25C},
+    {0x1D25F, 0x1D25F}, {0x1D280, 0x1D281}, {0x1E08F, 0x1E08F}, {0x1E130, 0x1E136},
+    {0x1E2AE, 0x1E2AE}, {0x1E2EC, 0x1E2EF}, {0x1E4EC, 0x1E4EF}, {0x1E5EE, 0x1E5EF},
+    {0x1E6E3, 0x1E6E3}, {0x1E6E6, 0x1E6E6}, {0x1E6EE, 0x1E6EF}, {0x1E6F5, 0x1E6F5},
+};
+// The one character that was given a decomposition since.
+constexpr int32_t kNewComposite = 0x11938;
+
 int CombiningClass(int32_t character) {
-  return utf8proc_get_property(character)->combining_class;
+  const int value = utf8proc_get_property(character)->combining_class;
+  if (value == 0) return 0;
+  const auto* range =
+      std::lower_bound(std::begin(kNewMarks), std::end(kNewMarks), character,
+                       [](const Range& marks, int32_t mark) { return marks.last < mark; });
+  return range != std::end(kNewMarks) && range->first <= character ? 0 : value;
 }
 
 std::vector<int32_t> Decompose(std::string_view text) {
@@ -51,6 +81,10 @@ std::vector<int32_t> Decompose(std::string_view text) {
   size_t length = 0;
   for (size_t at = 0; at < text.size(); at += length) {
     const auto character = static_cast<int32_t>(DecodeUtf8(text.data() + at, &length));
+    if (character == kNewComposite) {
+      out.push_back(character);
+      continue;
+    }
     constexpr int kMaxParts = 8;
     int32_t parts[kMaxParts];
     int boundary = 0;
@@ -78,21 +112,48 @@ void OrderMarks(std::vector<int32_t>* text) {
   }
 }
 
+// The character that two make, or -1.
+int32_t Compose(int32_t first, int32_t second) {
+  if (!IsActive(static_cast<uint32_t>(second))) return -1;
+  int32_t pair[] = {first, second};
+  const auto options = static_cast<utf8proc_option_t>(UTF8PROC_STABLE | UTF8PROC_COMPOSE);
+  const bool composed = utf8proc_normalize_utf32(pair, 2, options) == 1;
+  return composed && pair[0] != kNewComposite ? pair[0] : -1;
+}
+
+// Merges marks into the starter before them (Unicode standard, section 3.11, D117): a mark reaches
+// the starter unless one of its own class or higher, or another starter, stands between.
+void ComposeAll(std::vector<int32_t>* text) {
+  constexpr size_t kNoStarter = SIZE_MAX;
+  size_t starter = kNoStarter;
+  size_t size = 0;  // of the composed part
+  int last_class = 0;
+  for (const int32_t character : *text) {
+    const int combining = CombiningClass(character);
+    const bool adjacent = starter != kNoStarter && starter + 1 == size;
+    const bool reachable = starter != kNoStarter && (adjacent || last_class < combining);
+    const int32_t merged = reachable ? Compose((*text)[starter], character) : -1;
+    if (merged >= 0) {
+      (*text)[starter] = merged;
+      continue;
+    }
+    if (combining == 0) starter = size;
+    last_class = combining;
+    (*text)[size++] = character;
+  }
+  text->resize(size);
+}
+
 }  // namespace
 
 std::string Nfc(std::string_view text) {
   if (IsNormalized(text)) return std::string(text);
   std::vector<int32_t> characters = Decompose(text);
   OrderMarks(&characters);
-  const auto count =
-      utf8proc_normalize_utf32(characters.data(), static_cast<utf8proc_ssize_t>(characters.size()),
-                               static_cast<utf8proc_option_t>(UTF8PROC_STABLE | UTF8PROC_COMPOSE));
-  SPOTD_CHECK(count >= 0);
+  ComposeAll(&characters);
   std::string out;
   out.reserve(text.size());
-  for (utf8proc_ssize_t i = 0; i < count; ++i) {
-    AppendUtf8(static_cast<uint32_t>(characters[static_cast<size_t>(i)]), &out);
-  }
+  for (const int32_t character : characters) AppendUtf8(static_cast<uint32_t>(character), &out);
   return out;
 }
 
