@@ -1,0 +1,175 @@
+#include <tuple>
+
+#include "tests/gpu/device.h"
+
+namespace spotd::kernels {
+namespace {
+
+std::unique_ptr<Weight> MakeWeight(Device& device, const std::vector<float>& values, int64_t rows,
+                                   const int32_t* order = nullptr) {
+  WeightSource source;
+  source.name = "w";
+  source.rows = rows;
+  source.cols = static_cast<int64_t>(values.size()) / rows;
+  source.type = DType::kF32;
+  source.data = values.data();
+  source.row_order = order;
+  auto weight = device->CreateWeight(source);
+  EXPECT_TRUE(weight.ok()) << weight.status();
+  return *std::move(weight);
+}
+
+TEST(DenseTest, EmbedLooksRowsUp) {
+  const std::vector<float> table = RandomActs(100 * 72, 1);
+  const std::vector<int32_t> tokens = {0, 99, 7, 7, 42};
+  std::vector<std::vector<float>> results;
+  for (Device* device : {&Reference(), &Gpu()}) {
+    auto weight = MakeWeight(*device, table, 100);
+    Buffer ids = device->Put(tokens);
+    Buffer out = device->MakePoisoned(tokens.size() * 72 * sizeof(float));
+    (*device)->Embed({weight.get(), ids.as<int32_t>(), 5, out.as<float>()});
+    results.push_back(device->Get<float>(out));
+  }
+  EXPECT_TRUE(SameBits(results[0], results[1]));
+}
+
+TEST(DenseTest, RmsNorm) {
+  for (const int32_t dim : {1, 3, 64, 576, 896, 4096, 5120, 8192, 8200}) {
+    for (const int32_t rows : {1, 5}) {
+      std::vector<std::vector<float>> results;
+      for (Device* device : {&Reference(), &Gpu()}) {
+        Buffer x = device->Put(RandomFloats(static_cast<size_t>(rows * dim), 2, 0.1f, 3.0f));
+        Buffer weight = device->Put(RandomFloats(static_cast<size_t>(dim), 3, 1.0f, 0.3f));
+        Buffer out = device->MakePoisonedActs(static_cast<size_t>(rows * dim));
+        (*device)->RmsNorm({x.as<float>(), weight.as<float>(), rows, dim, 1e-6f, out.data()});
+        results.push_back(device->GetActs(out));
+      }
+      EXPECT_LT(RelativeError(results[1], results[0]), kBf16Error) << dim << " x " << rows;
+    }
+  }
+}
+
+TEST(DenseTest, SwiGlu) {
+  for (const int32_t dim : {1, 7, 64, 1536, 12288}) {
+    std::vector<std::vector<float>> results;
+    for (Device* device : {&Reference(), &Gpu()}) {
+      Buffer gate = device->PutActs(RandomActs(static_cast<size_t>(3 * dim), 4, 4.0f));
+      Buffer up = device->PutActs(RandomActs(static_cast<size_t>(3 * dim), 5));
+      (*device)->SwiGlu({gate.data(), up.data(), 3, dim, gate.data()});
+      results.push_back(device->GetActs(gate));
+    }
+    EXPECT_LT(RelativeError(results[1], results[0]), kBf16Error) << dim;
+  }
+}
+
+struct LinearCase {
+  int32_t rows;
+  int32_t in_dim;
+  std::vector<int32_t> out_dims;
+};
+
+// Output 0 is plain, 1 has a bias, 2 accumulates into float; `logits` makes all of them float.
+std::vector<std::vector<float>> RunLinear(Device& device, const LinearCase& c, bool logits) {
+  Buffer x = device.PutActs(RandomActs(static_cast<size_t>(c.rows * c.in_dim), 6));
+  LinearArgs args = {};
+  args.x = x.data();
+  args.rows = c.rows;
+  args.in_dim = c.in_dim;
+  std::vector<std::unique_ptr<Weight>> weights;
+  std::vector<Buffer> outputs;
+  Buffer bias = device.Put(RandomFloats(8192, 7));
+  for (const int32_t out_dim : c.out_dims) {
+    const int i = args.num_outputs++;
+    const auto count = static_cast<size_t>(c.rows) * static_cast<size_t>(out_dim);
+    weights.push_back(MakeWeight(
+        device, RandomActs(static_cast<size_t>(out_dim) * c.in_dim, 8u + i, 0.05f), out_dim));
+    const bool accumulate = i == 2;
+    outputs.push_back(accumulate ? device.Put(RandomFloats(count, 9))
+                      : logits   ? device.MakePoisoned(count * 4)
+                                 : device.MakePoisonedActs(count));
+    args.outputs[i] = {weights.back().get(), i == 1 ? bias.as<float>() : nullptr,
+                       outputs.back().data(), accumulate};
+  }
+  logits ? device->Logits(args) : device->Linear(args);
+  std::vector<std::vector<float>> results;
+  for (size_t i = 0; i < outputs.size(); ++i) {
+    results.push_back(i == 2 || logits ? device.Get<float>(outputs[i])
+                                       : device.GetActs(outputs[i]));
+  }
+  return results;
+}
+
+TEST(DenseTest, Linear) {
+  const std::vector<LinearCase> cases = {{1, 4096, {512, 128, 256}}, {3, 64, {16, 24, 8}},
+                                         {8, 576, {576, 192, 192}},  {9, 104, {40, 4, 100}},
+                                         {17, 33, {10, 11, 12}},     {33, 896, {896, 128, 96}},
+                                         {64, 256, {200, 300, 136}}, {200, 512, {64, 128, 72}},
+                                         {300, 512, {264, 128, 4}},  {257, 576, {1536, 200, 576}}};
+  for (const LinearCase& c : cases) {
+    for (const bool logits : {false, true}) {
+      const auto expected = RunLinear(Reference(), c, logits);
+      const auto actual = RunLinear(Gpu(), c, logits);
+      for (size_t i = 0; i < expected.size(); ++i) {
+        EXPECT_LT(RelativeError(actual[i], expected[i]), kBf16Error)
+            << c.rows << " rows, " << c.in_dim << " -> " << c.out_dims[i]
+            << (logits ? " logits" : "");
+      }
+    }
+  }
+}
+
+// The property that makes a request's tokens independent of its neighbours.
+TEST(DenseTest, LinearRowsDoNotDependOnTheirNumber) {
+  const std::vector<float> x = RandomActs(256 * 1024, 10);
+  auto weight = MakeWeight(Gpu(), RandomActs(96 * 1024, 11, 0.05f), 96);
+  std::vector<float> first;
+  for (const int32_t rows : {1, 2, 8, 9, 16, 31, 64, 65, 256}) {
+    Buffer in = Gpu().PutActs(
+        std::vector<float>(x.end() - rows * 1024, x.end()));  // the last row is the same
+    Buffer out = Gpu().MakePoisoned(static_cast<size_t>(rows * 96) * 4);
+    LinearArgs args = {};
+    args.x = in.data();
+    args.rows = rows;
+    args.in_dim = 1024;
+    args.num_outputs = 1;
+    args.outputs[0] = {weight.get(), nullptr, out.data(), false};
+    Gpu()->Logits(args);
+    const std::vector<float> all = Gpu().Get<float>(out);
+    const std::vector<float> last(all.end() - 96, all.end());
+    if (first.empty()) first = last;
+    EXPECT_TRUE(SameBits(first, last)) << rows;
+  }
+}
+
+TEST(DenseTest, WeightsKeepTheOrderAskedFor) {
+  const std::vector<float> values = RandomActs(6 * 32, 12);
+  const std::vector<int32_t> order = {5, 0, 3, 1, 4, 2};
+  const std::vector<int32_t> tokens = {0, 1, 2, 3, 4, 5};
+  auto weight = MakeWeight(Gpu(), values, 6, order.data());
+  Buffer ids = Gpu().Put(tokens);
+  Buffer out = Gpu().MakePoisoned(values.size() * 4);
+  Gpu()->Embed({weight.get(), ids.as<int32_t>(), 6, out.as<float>()});
+  const std::vector<float> rows = Gpu().Get<float>(out);
+  for (size_t r = 0; r < 6; ++r) {
+    EXPECT_EQ(rows[r * 32], values[static_cast<size_t>(order[r]) * 32]);
+  }
+}
+
+TEST(DenseTest, RefusesWhatDoesNotFit) {
+  WeightSource source;
+  source.name = "blk.0.weight";
+  source.rows = 4;
+  source.cols = 33;
+  source.type = DType::kQ8_0;
+  const std::vector<uint8_t> bytes(1024);
+  source.data = bytes.data();
+  const auto weight = Gpu()->CreateWeight(source);
+  EXPECT_EQ(weight.status().code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_NE(std::string(weight.status().message()).find("blk.0.weight"), std::string::npos);
+  const auto buffer = Gpu()->Allocate(size_t{1} << 50);
+  EXPECT_EQ(buffer.status().code(), absl::StatusCode::kResourceExhausted);
+  EXPECT_TRUE(Gpu()->Synchronize().ok());
+}
+
+}  // namespace
+}  // namespace spotd::kernels
