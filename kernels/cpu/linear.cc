@@ -1,7 +1,6 @@
 #include "kernels/cpu/linear.h"
 
 #include <algorithm>
-#include <array>
 #include <cstdint>
 #include <new>
 
@@ -17,9 +16,10 @@ constexpr int64_t kChunkRows = 512;  // bounds the scratch
 constexpr int64_t kTaskRows = 64;    // rows of one task: their activations stay in the core's cache
 constexpr int64_t kSerialRows =
     8;  // up to here, preparing the activations is not worth a loop of its own
-constexpr int64_t kTasksPerThread = 8;  // enough to even out threads that start late
-constexpr int64_t kMinTaskBytes =
-    8192;  // of weights: below, claiming a task costs more than it evens out
+constexpr int64_t kMaxTasksPerThread = 8;  // enough to even out threads that start late
+
+// What a task should at least cost, in bytes of weights read: every task begins with a cold stream.
+constexpr int64_t kMinTaskCost = 96 << 10;
 
 // The activations of one chunk of rows, in the forms that the outputs' weights need.
 struct Tiles {
@@ -94,78 +94,87 @@ class TileMaker {
   bool interleaved_;
 };
 
-// One output cut into tasks of `panels` panels by kTaskRows rows. Tasks of the same panels follow
-// each other.
-struct OutputPlan {
-  int64_t first_task = 0;
-  int64_t panels = 1;
-  int64_t row_blocks = 1;
-};
-
-class TaskPlan {
- public:
-  TaskPlan(const LinearArgs& args, int64_t rows, int threads) : num_outputs_(args.num_outputs) {
-    const int64_t row_blocks = (rows + kTaskRows - 1) / kTaskRows;
-    int64_t all_panels = 0;
-    for (int i = 0; i < num_outputs_; ++i) all_panels += NumPanels(args.outputs[i].weight->rows());
-    const int64_t wanted = std::max<int64_t>(1, all_panels / (threads * kTasksPerThread));
-    for (int i = 0; i < num_outputs_; ++i) {
-      const CpuWeight& weight = WeightOf(args.outputs[i]);
-      const auto panel_bytes = static_cast<int64_t>(PanelBytes(weight.type(), weight.cols()));
-      const int64_t least = (kMinTaskBytes + panel_bytes - 1) / panel_bytes;
-      plans_[i] = {num_tasks_, std::max(wanted, least), row_blocks};
-      num_tasks_ +=
-          (NumPanels(weight.rows()) + plans_[i].panels - 1) / plans_[i].panels * row_blocks;
-    }
-  }
-
-  int64_t num_tasks() const { return num_tasks_; }
-
-  int OutputOf(int64_t task) const {
-    int i = num_outputs_ - 1;
-    while (task < plans_[i].first_task) --i;
-    return i;
-  }
-  const OutputPlan& plan(int output) const { return plans_[output]; }
-
- private:
-  int num_outputs_;
-  int64_t num_tasks_ = 0;
-  std::array<OutputPlan, kMaxLinearOutputs> plans_;
-};
-
 struct RowChunk {
   int64_t first_row;
   int64_t rows;
   Tiles tiles;
 };
 
-void RunTask(const LinearArgs& args, const TaskPlan& tasks, const RowChunk& chunk, int64_t task) {
-  const int index = tasks.OutputOf(task);
-  const OutputPlan& plan = tasks.plan(index);
-  const LinearOutput& output = args.outputs[index];
-  const CpuWeight& weight = WeightOf(output);
-  const int64_t local = task - plan.first_task;
-  const int64_t panel = local / plan.row_blocks * plan.panels;
-  const int64_t row = local % plan.row_blocks * kTaskRows;
-  const bool quantized = IsQuantized(weight.type());
-  const void* tiles = chunk.tiles.floats + row * args.in_dim;
-  if (quantized) tiles = chunk.tiles.quantized + row * args.in_dim / kQuantGroup;
-  const PanelProduct product = {
-      .type = weight.type(),
-      .panels = weight.panels(),
-      .weight_rows = weight.rows(),
-      .cols = weight.cols(),
-      .first_panel = panel,
-      .end_panel = std::min(panel + plan.panels, NumPanels(weight.rows())),
-      .tiles = tiles,
-      .rows = std::min(kTaskRows, chunk.rows - row),
-      .bias = output.bias,
-      .y = static_cast<float*>(output.y) + (chunk.first_row + row) * weight.rows(),
-      .accumulate = output.accumulate,
-  };
-  quantized ? MultiplyQuantizedPanels(product) : MultiplyFloatPanels(product);
-}
+// The work of one chunk of rows as a line of units, a unit being one panel of one output times one
+// block of kTaskRows rows. All panels of all outputs, in their order, for the first block of rows,
+// then for the next: a range of units reads contiguous weights.
+class UnitLine {
+ public:
+  UnitLine(const LinearArgs& args, const RowChunk& chunk) : args_(args), chunk_(chunk) {
+    for (int i = 0; i < args.num_outputs; ++i) {
+      panels_ += NumPanels(args.outputs[i].weight->rows());
+      bytes_ += static_cast<int64_t>(args.outputs[i].weight->bytes());
+    }
+    row_blocks_ = (chunk.rows + kTaskRows - 1) / kTaskRows;
+  }
+
+  int64_t size() const { return panels_ * row_blocks_; }
+
+  // Units of a task: as many tasks for each thread as are worth their start.
+  int64_t Grain(int threads) const {
+    // From 4 rows on, arithmetic takes the time.
+    const int64_t rows_cost = 1 + std::min(chunk_.rows, kTaskRows) / 4;
+    const int64_t cost = bytes_ * rows_cost * row_blocks_;
+    const int64_t per_thread =
+        std::clamp<int64_t>(cost / (kMinTaskCost * threads), 1, kMaxTasksPerThread);
+    const int64_t tasks = per_thread * threads;
+    return (size() + tasks - 1) / tasks;
+  }
+
+  void Run(int64_t begin, int64_t end) const {
+    while (begin < end) {
+      const int64_t block = begin / panels_, first = begin % panels_;
+      const int64_t last = std::min(panels_, first + end - begin);
+      RunPanels(block * kTaskRows, first, last);
+      begin += last - first;
+    }
+  }
+
+ private:
+  // Panels [begin, end) of the concatenated outputs.
+  void RunPanels(int64_t row, int64_t begin, int64_t end) const {
+    int64_t start = 0;  // of the output's panels
+    for (int i = 0; i < args_.num_outputs && start < end; ++i) {
+      const int64_t count = NumPanels(args_.outputs[i].weight->rows());
+      const int64_t first = std::max<int64_t>(begin - start, 0);
+      const int64_t last = std::min(end - start, count);
+      if (first < last) Multiply(args_.outputs[i], row, first, last);
+      start += count;
+    }
+  }
+
+  void Multiply(const LinearOutput& output, int64_t row, int64_t first, int64_t last) const {
+    const CpuWeight& weight = WeightOf(output);
+    const bool quantized = IsQuantized(weight.type());
+    const void* tiles = chunk_.tiles.floats + row * args_.in_dim;
+    if (quantized) tiles = chunk_.tiles.quantized + row * args_.in_dim / kQuantGroup;
+    const PanelProduct product = {
+        .type = weight.type(),
+        .panels = weight.panels(),
+        .weight_rows = weight.rows(),
+        .cols = weight.cols(),
+        .first_panel = first,
+        .end_panel = last,
+        .tiles = tiles,
+        .rows = std::min(kTaskRows, chunk_.rows - row),
+        .bias = output.bias,
+        .y = static_cast<float*>(output.y) + (chunk_.first_row + row) * weight.rows(),
+        .accumulate = output.accumulate,
+    };
+    quantized ? MultiplyQuantizedPanels(product) : MultiplyFloatPanels(product);
+  }
+
+  const LinearArgs& args_;
+  const RowChunk& chunk_;
+  int64_t panels_ = 0;
+  int64_t bytes_ = 0;
+  int64_t row_blocks_ = 0;
+};
 
 }  // namespace
 
@@ -189,10 +198,9 @@ void CpuLinear(const LinearArgs& args, ThreadPool& pool, LinearScratch& scratch)
   for (int64_t first_row = 0; first_row < args.rows; first_row += kChunkRows) {
     const int64_t rows = std::min<int64_t>(kChunkRows, args.rows - first_row);
     const RowChunk chunk = {first_row, rows, tile_maker.Make(first_row, rows)};
-    const TaskPlan tasks(args, rows, pool.num_threads());
-    pool.ParallelFor(tasks.num_tasks(), 1, [&](int64_t begin, int64_t end, int) {
-      for (int64_t task = begin; task < end; ++task) RunTask(args, tasks, chunk, task);
-    });
+    const UnitLine units(args, chunk);
+    pool.ParallelFor(units.size(), units.Grain(pool.num_threads()),
+                     [&](int64_t begin, int64_t end, int) { units.Run(begin, end); });
   }
 }
 

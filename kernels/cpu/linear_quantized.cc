@@ -34,9 +34,6 @@ using VByte = hn::Vec<DByte>;
 constexpr int kLanes = static_cast<int>(hn::MaxLanes(DFloat()));
 constexpr int kPasses = kPanelRows / kLanes;
 
-// A decode step reads each panel once, from memory: the loads run this far behind the prefetches.
-constexpr size_t kPrefetchBytes = 2048;
-
 // Dot: adds to each lane of `sum`, which is a weight row, the products of its four unsigned bytes
 // of w with the four activations at q. `wide`: w may exceed 63, so that a sum of two products may
 // not fit int16.
@@ -174,23 +171,20 @@ struct GroupScales {
 };
 
 template <ScaleLayout kScales>
-HWY_INLINE GroupScales LoadScales(const uint8_t* panel, int64_t g, int first) {
+HWY_INLINE GroupScales LoadScales(const uint8_t* record, int g, int first) {
   const VFloat zero = hn::Zero(DFloat());
+  const uint8_t* const halves = record + first * 2;
   if constexpr (kScales == ScaleLayout::kHalf) {
-    return {LoadHalves(panel + g * 32 + first * 2), zero, zero};
+    return {LoadHalves(halves + g * 32), zero, zero};
   } else if constexpr (kScales == ScaleLayout::kHalfPair) {
-    const uint8_t* p = panel + g * 64 + first * 2;
-    return {LoadHalves(p), zero, LoadHalves(p + 32)};
+    return {LoadHalves(halves), zero, LoadHalves(halves + 32)};
   } else if constexpr (kScales == ScaleLayout::kSuper32) {
-    const uint8_t* super = panel + g / kGroupsPerSuper * static_cast<int64_t>(kSuper32Bytes);
-    const uint8_t* sub = super + 64 + g % kGroupsPerSuper * 32 + first;
-    const VFloat m = LoadHalves(super + 32 + first * 2);
-    return {hn::Mul(LoadHalves(super + first * 2), LoadBytes<uint8_t>(sub)), zero,
-            hn::Neg(hn::Mul(m, LoadBytes<uint8_t>(sub + 16)))};
+    const uint8_t* const sub = record + 64 + g * 32 + first;
+    return {hn::Mul(LoadHalves(halves), LoadBytes<uint8_t>(sub)), zero,
+            hn::Neg(hn::Mul(LoadHalves(halves + 32), LoadBytes<uint8_t>(sub + 16)))};
   } else {
-    const uint8_t* super = panel + g / kGroupsPerSuper * static_cast<int64_t>(kSuper16Bytes);
-    const uint8_t* sub = super + 32 + g % kGroupsPerSuper * 32 + first;
-    const VFloat d = LoadHalves(super + first * 2);
+    const uint8_t* const sub = record + 32 + g * 32 + first;
+    const VFloat d = LoadHalves(halves);
     return {hn::Mul(d, LoadBytes<int8_t>(sub)), hn::Mul(d, LoadBytes<int8_t>(sub + 16)), zero};
   }
 }
@@ -234,24 +228,21 @@ HWY_INLINE VFloat AddGroup(VFloat sum, const VByte* w, const GroupScales& scales
 template <DType kType, int kWidth>
 HWY_NOINLINE void MultiplyTile(const uint8_t* panel, int64_t groups, const ActivationGroup* tile,
                                float* HWY_RESTRICT sums) {
-  constexpr size_t kGroupBytes = GroupValueBytes(kType);
-  const uint8_t* const values = panel + PanelScaleBytes(kType, groups);
+  constexpr int kRecordGroups = RecordGroups(kType);
   for (int pass = 0; pass < kPasses; ++pass) {
     const int first = pass * kLanes;
+    const uint8_t* record = panel;
+    const ActivationGroup* x = tile;
     VFloat sum[kWidth];
     for (int r = 0; r < kWidth; ++r) sum[r] = hn::Zero(DFloat());
-    for (int64_t g = 0; g < groups; ++g) {
-      const uint8_t* const group = values + static_cast<size_t>(g) * kGroupBytes;
-      if (pass == 0) {
-        for (size_t b = 0; b < kGroupBytes; b += kLineBytes) {
-          hwy::Prefetch(group + kPrefetchBytes + b);
-        }
-      }
-      VByte w[kChunks];
-      UnpackGroup<ValueBits(kType)>(group + first * 4, w);
-      const GroupScales scales = LoadScales<GetScaleLayout(kType)>(panel, g, first);
-      for (int r = 0; r < kWidth; ++r) {
-        sum[r] = AddGroup<kType>(sum[r], w, scales, tile[g * kWidth + r]);
+    for (int64_t left = groups; left > 0; left -= kRecordGroups, record += RecordBytes(kType)) {
+      const uint8_t* values = record + RecordScaleBytes(kType) + first * 4;
+      const int count = static_cast<int>(HWY_MIN(left, kRecordGroups));
+      for (int g = 0; g < count; ++g, values += GroupValueBytes(kType), x += kWidth) {
+        VByte w[kChunks];
+        UnpackGroup<ValueBits(kType)>(values, w);
+        const GroupScales scales = LoadScales<GetScaleLayout(kType)>(record, g, first);
+        for (int r = 0; r < kWidth; ++r) sum[r] = AddGroup<kType>(sum[r], w, scales, x[r]);
       }
     }
     for (int r = 0; r < kWidth; ++r) hn::StoreU(sum[r], DFloat(), sums + r * kPanelRows + first);

@@ -66,50 +66,47 @@ void UnpackValues(int bits, const uint8_t* values, int row, uint8_t* unsigned_va
   std::memcpy(unsigned_values, chunks, sizeof(chunks));
 }
 
-// Addresses of one row's scales for one group; the fields a layout lacks are null.
+// Addresses of one row's part of a group; the fields that a scale layout lacks are null.
 template <typename Byte>
-struct ScaleFields {
+struct GroupFields {
   Byte* d = nullptr;
   Byte* m = nullptr;
   Byte* sub_scale[2] = {nullptr, nullptr};
   Byte* sub_min = nullptr;
+  Byte* values = nullptr;  // of all rows
 };
 
 template <typename Byte>
-ScaleFields<Byte> FindScales(DType type, Byte* panel, int64_t group, int row) {
-  const int64_t super = group / kGroupsPerSuper, in_super = group % kGroupsPerSuper;
-  ScaleFields<Byte> fields;
+GroupFields<Byte> FindGroup(DType type, Byte* panel, int64_t group, int row) {
+  const int in_record = static_cast<int>(group % RecordGroups(type));
+  Byte* const record = panel + static_cast<size_t>(group / RecordGroups(type)) * RecordBytes(type);
+  GroupFields<Byte> fields;
+  fields.values =
+      record + RecordScaleBytes(type) + static_cast<size_t>(in_record) * GroupValueBytes(type);
+  fields.d = record + row * 2;
   switch (GetScaleLayout(type)) {
     case ScaleLayout::kNone:
       break;
     case ScaleLayout::kHalf:
-      fields.d = panel + group * 32 + row * 2;
+      fields.d += in_record * 32;
       break;
     case ScaleLayout::kHalfPair:
-      fields.d = panel + group * 64 + row * 2;
       fields.m = fields.d + 32;
       break;
-    case ScaleLayout::kSuper32: {
-      Byte* const block = panel + super * static_cast<int64_t>(kSuper32Bytes);
-      fields.d = block + row * 2;
+    case ScaleLayout::kSuper32:
       fields.m = fields.d + 32;
-      fields.sub_scale[0] = block + 64 + in_super * 32 + row;
+      fields.sub_scale[0] = record + 64 + in_record * 32 + row;
       fields.sub_min = fields.sub_scale[0] + 16;
       break;
-    }
-    case ScaleLayout::kSuper16: {
-      Byte* const block = panel + super * static_cast<int64_t>(kSuper16Bytes);
-      fields.d = block + row * 2;
-      fields.sub_scale[0] = block + 32 + in_super * 32 + row;
+    case ScaleLayout::kSuper16:
+      fields.sub_scale[0] = record + 32 + in_record * 32 + row;
       fields.sub_scale[1] = fields.sub_scale[0] + 16;
       break;
-    }
   }
   return fields;
 }
 
-void PackScales(DType type, const QuantGroup& group, int64_t index, int row, uint8_t* panel) {
-  const ScaleFields<uint8_t> fields = FindScales(type, panel, index, row);
+void PackScales(const QuantGroup& group, const GroupFields<uint8_t>& fields) {
   std::memcpy(fields.d, &group.d, sizeof(Fp16));
   if (fields.m != nullptr) std::memcpy(fields.m, &group.m, sizeof(Fp16));
   for (int i = 0; i < 2; ++i) {
@@ -125,8 +122,7 @@ float LoadHalf(const uint8_t* bytes) {
   return ToFloat(half);
 }
 
-void UnpackScales(DType type, const uint8_t* panel, int64_t index, int row, QuantGroup* group) {
-  const ScaleFields<const uint8_t> fields = FindScales(type, panel, index, row);
+void UnpackScales(const GroupFields<const uint8_t>& fields, QuantGroup* group) {
   const float d = LoadHalf(fields.d);
   for (int i = 0; i < 2; ++i) {
     const uint8_t* sub = fields.sub_scale[i] != nullptr ? fields.sub_scale[i] : fields.sub_scale[0];
@@ -137,32 +133,28 @@ void UnpackScales(DType type, const uint8_t* panel, int64_t index, int row, Quan
 }
 
 void PackQuantizedRow(DType type, int64_t cols, const void* source, int row, uint8_t* panel) {
-  const int64_t groups = cols / kQuantGroup;
-  uint8_t* const values = panel + PanelScaleBytes(type, groups);
   const int zero = ZeroPoint(type);
   QuantGroup group;
   uint8_t unsigned_values[kQuantGroup];
-  for (int64_t g = 0; g < groups; ++g) {
+  for (int64_t g = 0; g < cols / kQuantGroup; ++g) {
     DecodeQuantGroup(type, source, g, &group);
     for (int i = 0; i < kQuantGroup; ++i) {
       unsigned_values[i] = static_cast<uint8_t>(group.q[i] + zero);
     }
-    PackScales(type, group, g, row, panel);
-    PackValues(ValueBits(type), unsigned_values, row,
-               values + static_cast<size_t>(g) * GroupValueBytes(type));
+    const GroupFields<uint8_t> fields = FindGroup(type, panel, g, row);
+    PackScales(group, fields);
+    PackValues(ValueBits(type), unsigned_values, row, fields.values);
   }
 }
 
 void UnpackQuantizedRow(DType type, int64_t cols, const uint8_t* panel, int row, float* out) {
-  const int64_t groups = cols / kQuantGroup;
-  const uint8_t* const values = panel + PanelScaleBytes(type, groups);
   const int zero = ZeroPoint(type);
   QuantGroup group;
   uint8_t unsigned_values[kQuantGroup];
-  for (int64_t g = 0; g < groups; ++g) {
-    UnpackScales(type, panel, g, row, &group);
-    UnpackValues(ValueBits(type), values + static_cast<size_t>(g) * GroupValueBytes(type), row,
-                 unsigned_values);
+  for (int64_t g = 0; g < cols / kQuantGroup; ++g) {
+    const GroupFields<const uint8_t> fields = FindGroup(type, panel, g, row);
+    UnpackScales(fields, &group);
+    UnpackValues(ValueBits(type), fields.values, row, unsigned_values);
     for (int i = 0; i < kQuantGroup; ++i) {
       const float product = group.scale[i / 16] * static_cast<float>(unsigned_values[i] - zero);
       out[g * kQuantGroup + i] = product + group.offset;
