@@ -1,0 +1,158 @@
+// Selector training on the GPU against the host's, which is itself checked against finite
+// differences and autograd (tests/kernels/distill_*_test.cc).
+#include "kernels/distill.h"
+
+#include <cmath>
+#include <numeric>
+
+#include "tests/gpu/device.h"
+
+namespace spotd::kernels {
+namespace {
+
+constexpr int32_t kHidden = 96;
+constexpr int32_t kRows = 333;
+constexpr int32_t kHeads = 4;
+constexpr int32_t kDim = 32;
+constexpr int32_t kQHeads = 6;
+constexpr int32_t kKvHeads = 3;
+constexpr int32_t kHeadDim = 32;
+constexpr int32_t kBlockTokens = 16;
+constexpr int32_t kBlocks = (kRows + kBlockTokens - 1) / kBlockTokens;
+constexpr int64_t kWeights =
+    int64_t{kHeads} * kDim * kHidden + kDim * kHidden + kHeads * kHidden + kDim;
+
+struct Result {
+  DistillStats stats;
+  std::vector<float> gradients;
+  std::vector<float> weights;  // after one AdamW step
+  double squares = 0;
+};
+
+SelectorTensors Slices(float* flat) {
+  float* k = flat + kHeads * kDim * kHidden;
+  float* w = k + kDim * kHidden;
+  return {flat, k, w, w + kHeads * kHidden};
+}
+
+std::vector<int32_t> Positions() {
+  std::vector<int32_t> positions(kRows);
+  std::iota(positions.begin(), positions.end(), 0);
+  for (int32_t i = 200; i < kRows; ++i) positions[static_cast<size_t>(i)] += 6000;
+  return positions;
+}
+
+std::vector<Bf16> KeyBlocks() {
+  std::vector<Bf16> kv;
+  for (const float key : RandomActs(size_t{kBlocks} * 2 * kKvHeads * kBlockTokens * kHeadDim, 3)) {
+    kv.push_back(ToBf16(key));
+  }
+  return kv;
+}
+
+Result Train(Device& device, float sparse_fraction, int repeats) {
+  auto kernels = CreateDistillKernels(&*device, 2);
+  EXPECT_TRUE(kernels.ok()) << kernels.status();
+  Buffer x = device.PutActs(RandomActs(size_t{kRows} * kHidden, 1));
+  Buffer q = device.PutActs(RandomActs(size_t{kRows} * kQHeads * kHeadDim, 2));
+  Buffer kv = device.Put(KeyBlocks());
+  std::vector<int32_t> table(kBlocks);
+  std::iota(table.rbegin(), table.rend(), 0);
+  Buffer block_table = device.Put(table);
+  Buffer queries = device.Put(std::vector<int32_t>{0, 40, 130, 131, 255, 300, 332});
+  Buffer positions = device.Put(Positions());
+  std::vector<float> frequencies(kDim / 2);
+  for (size_t i = 0; i < frequencies.size(); ++i) {
+    frequencies[i] = std::pow(1e5f, -static_cast<float>(i) / static_cast<float>(kDim / 2));
+  }
+  Buffer inv_freq = device.Put(frequencies);
+  Buffer weights = device.Put(RandomFloats(kWeights, 4, 0.0f, 0.1f));
+  Buffer gradients = device.Put(std::vector<float>(kWeights, NAN));
+  Buffer first = device.Put(std::vector<float>(kWeights, 0.0f));
+  Buffer second = device.Put(std::vector<float>(kWeights, 0.0f));
+
+  DistillArgs args{};
+  args.rows = kRows;
+  args.hidden = kHidden;
+  args.x = x.data();
+  args.q = q.data();
+  args.layer = {kv.data(),
+                nullptr,
+                nullptr,
+                kBlocks,
+                kBlockTokens,
+                kKvHeads,
+                kHeadDim,
+                0,
+                SelectorKeyFormat::kNone};
+  args.block_table = block_table.as<int32_t>();
+  args.q_heads = kQHeads;
+  args.teacher_scale = 0.3f;
+  args.num_queries = 7;
+  args.queries = queries.as<int32_t>();
+  args.positions = positions.as<int32_t>();
+  args.rope = {inv_freq.as<float>(), kDim, 1.0f};
+  args.heads = kHeads;
+  args.dim = kDim;
+  args.norm_eps = 1e-5f;
+  args.sink_tokens = 32;
+  args.recency_tokens = 64;
+  args.full_weight = 1.0f;
+  args.residual_weight = 0.5f;
+  args.sparse_fraction = sparse_fraction;
+  args.gradient_scale = 0.25f;
+  args.weights = Slices(weights.as<float>());
+  args.gradients = Slices(gradients.as<float>());
+
+  (*kernels)->Zero(gradients.as<float>(), kWeights);
+  for (int i = 0; i < repeats; ++i) (*kernels)->Accumulate(args);
+  Result result;
+  const auto stats = (*kernels)->TakeStats();
+  EXPECT_TRUE(stats.ok()) << stats.status();
+  result.stats = *stats;
+  result.squares = (*kernels)->SumOfSquares(gradients.as<float>(), kWeights);
+  AdamWArgs adam{kWeights,
+                 weights.as<float>(),
+                 gradients.as<float>(),
+                 first.as<float>(),
+                 second.as<float>(),
+                 0.5f,
+                 1e-2f,
+                 0.9f,
+                 0.95f,
+                 1e-8f,
+                 0.01f,
+                 1};
+  (*kernels)->AdamW(adam);
+  result.gradients = device.Get<float>(gradients);
+  result.weights = device.Get<float>(weights);
+  return result;
+}
+
+TEST(DistillGpuTest, LossAndGradientsAreTheHosts) {
+  for (const float sparse_fraction : {0.0f, 0.3f}) {
+    const Result host = Train(Reference(), sparse_fraction, 2);
+    const Result gpu = Train(Gpu(), sparse_fraction, 2);
+    EXPECT_EQ(gpu.stats.queries, host.stats.queries);
+    EXPECT_NEAR(gpu.stats.loss, host.stats.loss, 1e-3 * std::abs(host.stats.loss));
+    EXPECT_NEAR(gpu.stats.kl, host.stats.kl, 1e-3 * std::abs(host.stats.kl));
+    EXPECT_NEAR(gpu.stats.residual_kl, host.stats.residual_kl,
+                1e-3 * std::abs(host.stats.residual_kl));
+    EXPECT_NEAR(gpu.stats.recalled_mass, host.stats.recalled_mass,
+                2e-2 * std::abs(host.stats.recalled_mass));
+    EXPECT_LT(RelativeError(gpu.gradients, host.gradients), 1e-3);
+    EXPECT_NEAR(gpu.squares, host.squares, 1e-3 * host.squares);
+    EXPECT_LT(LargestError(gpu.weights, host.weights), 2.1e-2);  // a step's sign may flip near zero
+  }
+}
+
+TEST(DistillGpuTest, RunsRepeatBitForBit) {
+  const Result first = Train(Gpu(), 0.0f, 3);
+  const Result second = Train(Gpu(), 0.0f, 3);
+  EXPECT_TRUE(SameBits(first.gradients, second.gradients));
+  EXPECT_TRUE(SameBits(first.weights, second.weights));
+  EXPECT_EQ(first.stats.loss, second.stats.loss);
+}
+
+}  // namespace
+}  // namespace spotd::kernels
