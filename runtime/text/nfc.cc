@@ -114,7 +114,9 @@ void OrderMarks(std::vector<int32_t>* text) {
 
 // The character that two make, or -1.
 int32_t Compose(int32_t first, int32_t second) {
-  if (!IsActive(static_cast<uint32_t>(second))) return -1;
+  // U+11A7 stands just before the trailing consonants of Hangul; the library takes it for one of
+  // them.
+  if (!IsActive(static_cast<uint32_t>(second)) || second == 0x11A7) return -1;
   int32_t pair[] = {first, second};
   const auto options = static_cast<utf8proc_option_t>(UTF8PROC_STABLE | UTF8PROC_COMPOSE);
   const bool composed = utf8proc_normalize_utf32(pair, 2, options) == 1;
