@@ -127,17 +127,17 @@ SPOTD_HOST_DEVICE inline uint32_t BudgetMass(float lse, float max) {
   const float halvings = (max - lse) * 1.44269504f;  // lse - max as a power of 1/2
   if (!(halvings < 32.0f)) return 0;
   const auto fixed = static_cast<uint32_t>(halvings * 0x1p26f);
-  const auto x = static_cast<int64_t>(fixed & 0x3ffffffu) << 5;  // fraction, 31 bits
+  const auto x = static_cast<int32_t>((fixed & 0x3ffffffu) << 5);  // fraction, 31 bits
+  const auto times_x = [x](int32_t r) { return static_cast<int32_t>((int64_t{r} * x) >> 31); };
   // 2^31 * 2^-x: a least-squares polynomial on [0, 1), relative error 5e-9, exact at 0.
-  int64_t r = -24285;
-  r = 319773 + ((r * x) >> 31);
-  r = -2856057 + ((r * x) >> 31);
-  r = 20652262 + ((r * x) >> 31);
-  r = -119193751 + ((r * x) >> 31);
-  r = 515882470 + ((r * x) >> 31);
-  r = -1488522236 + ((r * x) >> 31);
-  r = int64_t{kBudgetUnit} + ((r * x) >> 31);
-  return static_cast<uint32_t>(r >> (fixed >> 26));
+  int32_t r = -24285;
+  r = 319773 + times_x(r);
+  r = -2856057 + times_x(r);
+  r = 20652262 + times_x(r);
+  r = -119193751 + times_x(r);
+  r = 515882470 + times_x(r);
+  r = -1488522236 + times_x(r);
+  return (kBudgetUnit + static_cast<uint32_t>(times_x(r))) >> (fixed >> 26);
 }
 
 // Sums of BudgetMass, each relative to the largest lse of its own set.
