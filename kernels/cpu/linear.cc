@@ -14,18 +14,10 @@ namespace {
 constexpr size_t kAlignment = 64;
 constexpr int64_t kChunkRows = 512;  // bounds the scratch
 constexpr int64_t kTaskRows = 64;    // rows of one task: their activations stay in the core's cache
-constexpr int64_t kSerialRows =
-    8;  // up to here, preparing the activations is not worth a loop of its own
 constexpr int64_t kMaxTasksPerThread = 8;  // enough to even out threads that start late
 
 // What a task should at least cost, in bytes of weights read: every task begins with a cold stream.
 constexpr int64_t kMinTaskCost = 96 << 10;
-
-// The activations of one chunk of rows, in the forms that the outputs' weights need.
-struct Tiles {
-  ActivationGroup* quantized = nullptr;
-  const float* floats = nullptr;
-};
 
 const CpuWeight& WeightOf(const LinearOutput& output) {
   return static_cast<const CpuWeight&>(*output.weight);
@@ -37,67 +29,68 @@ bool AnyOutput(const LinearArgs& args, bool quantized) {
   });
 }
 
-int64_t RoundUpRows(int64_t rows) {
-  return (rows + kTileRows - 1) / kTileRows * kTileRows;
-}
-
-// Quantises or interleaves rows [first_row, first_row + rows) of the chunk, whole tiles.
-class TileMaker {
- public:
-  TileMaker(const LinearArgs& args, ThreadPool& pool, LinearScratch& scratch)
-      : args_(args),
-        pool_(pool),
-        scratch_(scratch),
-        quantized_(AnyOutput(args, true)),
-        // A single row is its own tile.
-        interleaved_(AnyOutput(args, false) && args.rows > 1) {}
-
-  Tiles Make(int64_t first_row, int64_t rows) {
-    const int64_t padded = RoundUpRows(rows);
-    const size_t group_bytes =
-        quantized_
-            ? static_cast<size_t>(padded * args_.in_dim / kQuantGroup) * sizeof(ActivationGroup)
-            : 0;
-    const size_t float_bytes =
-        interleaved_ ? static_cast<size_t>(padded * args_.in_dim) * sizeof(float) : 0;
-    std::byte* const memory = scratch_.Reserve(group_bytes + float_bytes);
-    const float* const x = static_cast<const float*>(args_.x) + first_row * args_.in_dim;
-    auto* const groups = reinterpret_cast<ActivationGroup*>(memory);
-    auto* const floats = reinterpret_cast<float*>(memory + group_bytes);
-    const auto fill = [&](int64_t begin, int64_t end, int) {
-      for (int64_t tile = begin; tile < end; ++tile) FillTile(x, rows, tile, groups, floats);
-    };
-    const int64_t num_tiles = padded / kTileRows;
-    if (rows <= kSerialRows) {
-      fill(0, num_tiles, 0);
-    } else {
-      pool_.ParallelFor(num_tiles, 1, fill);
-    }
-    return {groups, interleaved_ ? floats : x};
-  }
-
- private:
-  void FillTile(const float* x, int64_t rows, int64_t tile, ActivationGroup* groups,
-                float* floats) const {
-    const int64_t row = tile * kTileRows;
-    const TileSource source = {x + row * args_.in_dim, args_.in_dim, args_.in_dim,
-                               static_cast<int>(std::min<int64_t>(kTileRows, rows - row)),
-                               TileWidth(rows - row)};
-    if (quantized_) QuantizeTile(source, groups + row * args_.in_dim / kQuantGroup);
-    if (interleaved_) InterleaveTile(source, floats + row * args_.in_dim);
-  }
-
-  const LinearArgs& args_;
-  ThreadPool& pool_;
-  LinearScratch& scratch_;
-  bool quantized_;
-  bool interleaved_;
-};
-
 struct RowChunk {
   int64_t first_row;
   int64_t rows;
-  Tiles tiles;
+};
+
+// The activations of one chunk of rows, in the forms that the outputs' weights need.
+struct Tiles {
+  ActivationGroup* quantized = nullptr;
+  float* interleaved = nullptr;
+  const float* floats =
+      nullptr;  // what float weights read: `interleaved`, or a single row as it is
+};
+
+class TileMaker {
+ public:
+  TileMaker(const LinearArgs& args, const RowChunk& chunk)
+      : args_(args),
+        rows_(chunk.rows),
+        x_(static_cast<const float*>(args.x) + chunk.first_row * args.in_dim) {
+    const int64_t elements = num_tiles() * kTileRows * args.in_dim;
+    if (AnyOutput(args, true)) {
+      quantized_bytes_ = static_cast<size_t>(elements / kQuantGroup) * sizeof(ActivationGroup);
+    }
+    // A single row is its own tile.
+    if (rows_ > 1 && AnyOutput(args, false)) {
+      interleaved_bytes_ = static_cast<size_t>(elements) * sizeof(float);
+    }
+  }
+
+  int64_t num_tiles() const { return (rows_ + kTileRows - 1) / kTileRows; }
+  size_t bytes() const {
+    return (quantized_bytes_ + interleaved_bytes_ + kAlignment - 1) / kAlignment * kAlignment;
+  }
+
+  // Tiles in `memory`, of bytes(), not filled.
+  Tiles Place(std::byte* memory) const {
+    Tiles tiles;
+    tiles.floats = x_;
+    if (quantized_bytes_ > 0) tiles.quantized = reinterpret_cast<ActivationGroup*>(memory);
+    if (interleaved_bytes_ > 0) {
+      tiles.interleaved = reinterpret_cast<float*>(memory + quantized_bytes_);
+      tiles.floats = tiles.interleaved;
+    }
+    return tiles;
+  }
+
+  void Fill(int64_t tile, const Tiles& tiles) const {
+    const int64_t row = tile * kTileRows;
+    const TileSource source = {x_ + row * args_.in_dim, args_.in_dim, args_.in_dim,
+                               static_cast<int>(std::min<int64_t>(kTileRows, rows_ - row)),
+                               TileWidth(rows_ - row)};
+    const int64_t offset = row * args_.in_dim;
+    if (tiles.quantized != nullptr) QuantizeTile(source, tiles.quantized + offset / kQuantGroup);
+    if (tiles.interleaved != nullptr) InterleaveTile(source, tiles.interleaved + offset);
+  }
+
+ private:
+  const LinearArgs& args_;
+  int64_t rows_;
+  const float* x_;
+  size_t quantized_bytes_ = 0;
+  size_t interleaved_bytes_ = 0;
 };
 
 // The work of one chunk of rows as a line of units, a unit being one panel of one output times one
@@ -126,33 +119,34 @@ class UnitLine {
     return (size() + tasks - 1) / tasks;
   }
 
-  void Run(int64_t begin, int64_t end) const {
+  void Run(int64_t begin, int64_t end, const Tiles& tiles) const {
     while (begin < end) {
       const int64_t block = begin / panels_, first = begin % panels_;
       const int64_t last = std::min(panels_, first + end - begin);
-      RunPanels(block * kTaskRows, first, last);
+      RunPanels(tiles, block * kTaskRows, first, last);
       begin += last - first;
     }
   }
 
  private:
   // Panels [begin, end) of the concatenated outputs.
-  void RunPanels(int64_t row, int64_t begin, int64_t end) const {
+  void RunPanels(const Tiles& tiles, int64_t row, int64_t begin, int64_t end) const {
     int64_t start = 0;  // of the output's panels
     for (int i = 0; i < args_.num_outputs && start < end; ++i) {
       const int64_t count = NumPanels(args_.outputs[i].weight->rows());
       const int64_t first = std::max<int64_t>(begin - start, 0);
       const int64_t last = std::min(end - start, count);
-      if (first < last) Multiply(args_.outputs[i], row, first, last);
+      if (first < last) Multiply(args_.outputs[i], tiles, row, first, last);
       start += count;
     }
   }
 
-  void Multiply(const LinearOutput& output, int64_t row, int64_t first, int64_t last) const {
+  void Multiply(const LinearOutput& output, const Tiles& tiles, int64_t row, int64_t first,
+                int64_t last) const {
     const CpuWeight& weight = WeightOf(output);
     const bool quantized = IsQuantized(weight.type());
-    const void* tiles = chunk_.tiles.floats + row * args_.in_dim;
-    if (quantized) tiles = chunk_.tiles.quantized + row * args_.in_dim / kQuantGroup;
+    const void* row_tiles = tiles.floats + row * args_.in_dim;
+    if (quantized) row_tiles = tiles.quantized + row * args_.in_dim / kQuantGroup;
     const PanelProduct product = {
         .type = weight.type(),
         .panels = weight.panels(),
@@ -160,7 +154,7 @@ class UnitLine {
         .cols = weight.cols(),
         .first_panel = first,
         .end_panel = last,
-        .tiles = tiles,
+        .tiles = row_tiles,
         .rows = std::min(kTaskRows, chunk_.rows - row),
         .bias = output.bias,
         .y = static_cast<float*>(output.y) + (chunk_.first_row + row) * weight.rows(),
@@ -176,31 +170,70 @@ class UnitLine {
   int64_t row_blocks_ = 0;
 };
 
+// Up to one tile of rows: every thread prepares the activations for itself, which costs less than
+// to wait for another thread's and to fetch them from its cache.
+void LinearFewRows(const LinearArgs& args, const RowChunk& chunk, ThreadPool& pool,
+                   LinearScratch& scratch) {
+  const TileMaker maker(args, chunk);
+  const UnitLine units(args, chunk);
+  const int threads = pool.num_threads();
+  scratch.Reserve(maker.bytes() * static_cast<size_t>(threads));
+  scratch.BeginPrivateTiles(threads);
+  pool.ParallelFor(units.size(), units.Grain(threads), [&](int64_t begin, int64_t end, int thread) {
+    const Tiles tiles = maker.Place(scratch.data() + maker.bytes() * static_cast<size_t>(thread));
+    if (scratch.ClaimPrivateTile(thread)) maker.Fill(0, tiles);
+    units.Run(begin, end, tiles);
+  });
+}
+
+void LinearManyRows(const LinearArgs& args, const RowChunk& chunk, ThreadPool& pool,
+                    LinearScratch& scratch) {
+  const TileMaker maker(args, chunk);
+  const UnitLine units(args, chunk);
+  scratch.Reserve(maker.bytes());
+  const Tiles tiles = maker.Place(scratch.data());
+  pool.ParallelFor(maker.num_tiles(), 1, [&](int64_t begin, int64_t end, int) {
+    for (int64_t tile = begin; tile < end; ++tile) maker.Fill(tile, tiles);
+  });
+  pool.ParallelFor(units.size(), units.Grain(pool.num_threads()),
+                   [&](int64_t begin, int64_t end, int) { units.Run(begin, end, tiles); });
+}
+
 }  // namespace
 
 void LinearScratch::Free::operator()(std::byte* p) const {
   ::operator delete(p, std::align_val_t(kAlignment));
 }
 
-std::byte* LinearScratch::Reserve(size_t bytes) {
-  if (bytes > bytes_) {
-    data_.reset(static_cast<std::byte*>(::operator new(bytes, std::align_val_t(kAlignment))));
-    bytes_ = bytes;
-  }
-  return data_.get();
+void LinearScratch::Reserve(size_t bytes) {
+  if (bytes <= bytes_) return;
+  data_.reset(static_cast<std::byte*>(::operator new(bytes, std::align_val_t(kAlignment))));
+  bytes_ = bytes;
+}
+
+void LinearScratch::BeginPrivateTiles(int threads) {
+  ++call_;
+  if (claims_.size() < static_cast<size_t>(threads)) claims_.resize(static_cast<size_t>(threads));
+}
+
+bool LinearScratch::ClaimPrivateTile(int thread) {
+  uint64_t& claimed = claims_[static_cast<size_t>(thread)].call;
+  if (claimed == call_) return false;
+  claimed = call_;
+  return true;
 }
 
 void CpuLinear(const LinearArgs& args, ThreadPool& pool, LinearScratch& scratch) {
   for (int i = 0; i < args.num_outputs; ++i) {
     SPOTD_CHECK(args.outputs[i].weight->cols() == args.in_dim);
   }
-  TileMaker tile_maker(args, pool, scratch);
   for (int64_t first_row = 0; first_row < args.rows; first_row += kChunkRows) {
-    const int64_t rows = std::min<int64_t>(kChunkRows, args.rows - first_row);
-    const RowChunk chunk = {first_row, rows, tile_maker.Make(first_row, rows)};
-    const UnitLine units(args, chunk);
-    pool.ParallelFor(units.size(), units.Grain(pool.num_threads()),
-                     [&](int64_t begin, int64_t end, int) { units.Run(begin, end); });
+    const RowChunk chunk = {first_row, std::min<int64_t>(kChunkRows, args.rows - first_row)};
+    if (chunk.rows <= kTileRows) {
+      LinearFewRows(args, chunk, pool, scratch);
+    } else {
+      LinearManyRows(args, chunk, pool, scratch);
+    }
   }
 }
 

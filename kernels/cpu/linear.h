@@ -8,7 +8,9 @@
 #pragma once
 
 #include <cstddef>
+#include <cstdint>
 #include <memory>
+#include <vector>
 
 #include "kernels/args.h"
 #include "kernels/core/thread_pool.h"
@@ -16,18 +18,29 @@
 namespace spotd::kernels {
 
 // Working memory of CpuLinear, kept between calls so that a steady state allocates nothing. Grows
-// to what the largest call needs: about 5 bytes per activation of at most 512 rows.
+// to what the largest call needs: at most 6 bytes per activation of 512 rows.
 class LinearScratch {
  public:
-  // At least `bytes`, aligned to 64, uninitialised.
-  std::byte* Reserve(size_t bytes);
+  // Makes data() hold at least `bytes`, aligned to 64, uninitialised.
+  void Reserve(size_t bytes);
+  std::byte* data() const { return data_.get(); }
+
+  // Tiles that each thread makes for itself: ClaimPrivateTile is true for a thread's first call
+  // after BeginPrivateTiles.
+  void BeginPrivateTiles(int threads);
+  bool ClaimPrivateTile(int thread);
 
  private:
   struct Free {
     void operator()(std::byte* p) const;
   };
+  struct alignas(64) Claim {
+    uint64_t call = 0;
+  };
   std::unique_ptr<std::byte, Free> data_;
   size_t bytes_ = 0;
+  std::vector<Claim> claims_;
+  uint64_t call_ = 0;
 };
 
 // Backend::Linear and Backend::Logits, with float outputs. Every weight was made by MakeCpuWeight.

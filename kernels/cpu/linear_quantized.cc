@@ -305,10 +305,9 @@ void MultiplyQuantized(const PanelProduct& product) {
   }
 }
 
-// One group of one row.
+// Rounds one group of one row; the sums come later, when the bytes have reached the cache.
 HWY_INLINE void QuantizeGroup(const float* x, ActivationGroup* out) {
   const DFloat df;
-  const DInt di;
   const hn::Rebind<int8_t, DFloat> d8;
   constexpr int kSteps = kQuantGroup / kLanes;
   VFloat values[kSteps];
@@ -319,32 +318,46 @@ HWY_INLINE void QuantizeGroup(const float* x, ActivationGroup* out) {
   }
   const float max = hn::GetLane(hn::MaxOfLanes(df, largest));
   const VFloat inverse = hn::Set(df, max == 0 ? 0 : 127 / max);
-  VInt sums[2] = {hn::Zero(di), hn::Zero(di)};
   for (int i = 0; i < kSteps; ++i) {
     const VInt q = hn::NearestInt(hn::Mul(values[i], inverse));
     hn::StoreU(hn::DemoteTo(d8, q), d8, out->q + i * kLanes);
-    VInt& sum = sums[i * kLanes / 16];
-    sum = hn::Add(sum, q);
   }
-  const int32_t low = hn::GetLane(hn::SumOfLanes(di, sums[0]));
-  const int32_t high = hn::GetLane(hn::SumOfLanes(di, sums[1]));
-  out->scale = max / 127;
-  out->scaled_sum = out->scale * static_cast<float>(low + high);
-  out->neg_sum = -(low + high);
-  out->neg_sum_low = -low;
+  out->scale = max * (1.0f / 127);
+}
+
+// The sum of 16 signed bytes.
+HWY_INLINE int32_t SumBytes(const int8_t* q) {
+#if HWY_TARGET == HWY_SCALAR
+  int32_t sum = 0;
+  for (int i = 0; i < 16; ++i) sum += q[i];
+  return sum;
+#else
+  const hn::Full128<uint8_t> d8;
+  const auto biased =
+      hn::Xor(hn::LoadU(d8, reinterpret_cast<const uint8_t*>(q)), hn::Set(d8, 0x80));
+  const auto halves = hn::SumsOf8(biased);
+  const hn::Full128<uint64_t> d64;
+  return static_cast<int32_t>(hn::GetLane(hn::SumOfLanes(d64, halves))) - 16 * 128;
+#endif
+}
+
+HWY_INLINE void AddSums(ActivationGroup* group) {
+  const int32_t low = SumBytes(group->q), high = SumBytes(group->q + 16);
+  group->scaled_sum = group->scale * static_cast<float>(low + high);
+  group->neg_sum = -(low + high);
+  group->neg_sum_low = -low;
 }
 
 void Quantize(const TileSource& source, ActivationGroup* tile) {
   const int64_t groups = source.cols / kQuantGroup;
-  for (int row = 0; row < source.width; ++row) {
-    for (int64_t g = 0; g < groups; ++g) {
-      ActivationGroup* const out = tile + g * source.width + row;
-      if (row < source.rows) {
-        QuantizeGroup(source.x + row * source.stride + g * kQuantGroup, out);
-      } else {
-        *out = {};
-      }
-    }
+  for (int row = 0; row < source.rows; ++row) {
+    const float* const x = source.x + row * source.stride;
+    ActivationGroup* const out = tile + row;
+    for (int64_t g = 0; g < groups; ++g) QuantizeGroup(x + g * kQuantGroup, out + g * source.width);
+    for (int64_t g = 0; g < groups; ++g) AddSums(out + g * source.width);
+  }
+  for (int row = source.rows; row < source.width; ++row) {
+    for (int64_t g = 0; g < groups; ++g) tile[g * source.width + row] = {};
   }
 }
 

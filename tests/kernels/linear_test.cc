@@ -67,7 +67,7 @@ std::vector<double> Activations(const std::vector<float>& x, bool quantized) {
     for (size_t i = g; i < g + kQuantGroup; ++i) max = std::max(max, std::abs(x[i]));
     const float inverse = max == 0 ? 0 : 127 / max;
     for (size_t i = g; i < g + kQuantGroup; ++i) {
-      rounded[i] = std::nearbyint(x[i] * inverse) * static_cast<double>(max / 127);
+      rounded[i] = std::nearbyint(x[i] * inverse) * static_cast<double>(max * (1.0f / 127));
     }
   }
   return rounded;

@@ -1,5 +1,6 @@
 #include "kernels/core/thread_pool.h"
 
+#include <algorithm>
 #include <atomic>
 #include <chrono>
 #include <cstdint>
@@ -37,6 +38,34 @@ TEST_P(ThreadPoolTest, ParallelForCoversEachIndexOnce) {
       });
       for (const int hit : hits) ASSERT_EQ(hit, 1) << count << " / " << grain;
     }
+  }
+}
+
+TEST_P(ThreadPoolTest, ParallelForTakesMoreTasksThanALoopHolds) {
+  ThreadPool pool(GetParam());
+  constexpr int64_t kCount = 200001;
+  std::vector<uint8_t> hits(kCount);
+  pool.ParallelFor(kCount, 1, [&](int64_t begin, int64_t end, int) {
+    ASSERT_EQ(end, begin + 1);
+    ++hits[static_cast<size_t>(begin)];
+  });
+  EXPECT_EQ(std::count(hits.begin(), hits.end(), 1), kCount);
+}
+
+// A thread that is held up is not waited for: the others do its share.
+TEST_P(ThreadPoolTest, TheOthersDoALateThreadsShare) {
+  ThreadPool pool(GetParam());
+  std::atomic<int64_t> done{0};
+  std::vector<std::atomic<int>> tasks(static_cast<size_t>(GetParam()));
+  pool.ParallelFor(64, 1, [&](int64_t, int64_t, int thread) {
+    ++done;
+    ++tasks[static_cast<size_t>(thread)];
+    // The caller holds its first task until nothing else is left to do.
+    while (thread == 0 && GetParam() > 1 && done.load() < 64) std::this_thread::yield();
+  });
+  EXPECT_EQ(done.load(), 64);
+  if (GetParam() > 1) {
+    EXPECT_EQ(tasks[0].load(), 1);
   }
 }
 
