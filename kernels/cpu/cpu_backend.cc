@@ -9,10 +9,10 @@
 #include "hwy/targets.h"
 #include "kernels/core/status.h"
 #include "kernels/core/thread_pool.h"
+#include "kernels/cpu/cpu_ops.h"
 #include "kernels/cpu/host_memory.h"
 #include "kernels/cpu/linear.h"
 #include "kernels/cpu/weight.h"
-#include "kernels/ref/ref_ops.h"
 
 namespace spotd::kernels {
 namespace {
@@ -71,17 +71,27 @@ class CpuBackend final : public Backend {
   void Embed(const EmbedArgs& args) override { CpuEmbed(args, pool_); }
   void Linear(const LinearArgs& args) override { CpuLinear(args, pool_, linear_scratch_); }
   void Logits(const LinearArgs& args) override { CpuLinear(args, pool_, linear_scratch_); }
-  void RmsNorm(const RmsNormArgs& args) override { ref::RmsNorm(args); }
-  void SwiGlu(const SwiGluArgs& args) override { ref::SwiGlu(args); }
-  void AppendKv(const AppendKvArgs& args) override { ref::AppendKv(args); }
-  void AppendSelector(const AppendSelectorArgs& args) override { ref::AppendSelector(args); }
-  void SelectorScore(const SelectorScoreArgs& args) override { ref::SelectorScore(args); }
-  void QuestScore(const QuestScoreArgs& args) override { ref::QuestScore(args); }
-  void OracleScore(const OracleScoreArgs& args) override { ref::OracleScore(args); }
-  void Select(const SelectArgs& args) override { ref::Select(args); }
-  void Attend(const AttendArgs& args) override { ref::Attend(args); }
-  void PrefillAttend(const PrefillAttendArgs& args) override { ref::PrefillAttend(args); }
-  void Sample(const SampleArgs& args) override { ref::Sample(args); }
+  void RmsNorm(const RmsNormArgs& args) override { cpu::RmsNorm(args, pool_); }
+  void SwiGlu(const SwiGluArgs& args) override { cpu::SwiGlu(args, pool_); }
+  void AppendKv(const AppendKvArgs& args) override { cpu::AppendKv(args, pool_, rope_); }
+  void AppendSelector(const AppendSelectorArgs& args) override {
+    cpu::AppendSelector(args, pool_, selector_rope_);
+  }
+  void SelectorScore(const SelectorScoreArgs& args) override {
+    cpu::SelectorScore(args, pool_, selector_scratch_);
+  }
+  void QuestScore(const QuestScoreArgs& args) override {
+    cpu::QuestScore(args, pool_, mass_scratch_);
+  }
+  void OracleScore(const OracleScoreArgs& args) override {
+    cpu::OracleScore(args, pool_, mass_scratch_);
+  }
+  void Select(const SelectArgs& args) override { cpu::Select(args, pool_, select_scratch_); }
+  void Attend(const AttendArgs& args) override { cpu::Attend(args, pool_, attend_scratch_); }
+  void PrefillAttend(const PrefillAttendArgs& args) override {
+    cpu::PrefillAttend(args, pool_, prefill_scratch_);
+  }
+  void Sample(const SampleArgs& args) override { cpu::Sample(args, pool_, sample_scratch_); }
 
   void RunStep(uint64_t, const std::function<void()>& issue) override { issue(); }
 
@@ -90,6 +100,14 @@ class CpuBackend final : public Backend {
 
   ThreadPool pool_;
   LinearScratch linear_scratch_;
+  cpu::RopeTable rope_;
+  cpu::RopeTable selector_rope_;
+  cpu::SelectorScratch selector_scratch_;
+  cpu::HeadMassScratch mass_scratch_;
+  cpu::SelectScratch select_scratch_;
+  cpu::AttendScratch attend_scratch_;
+  cpu::PrefillScratch prefill_scratch_;
+  cpu::SampleScratch sample_scratch_;
 };
 
 }  // namespace
