@@ -1,0 +1,87 @@
+#include "runtime/model/policy.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <limits>
+#include <string>
+
+namespace spotd::model {
+namespace {
+
+using ::testing::HasSubstr;
+
+TEST(PolicyTest, NamesRoundTrip) {
+  for (const char* name : {"full", "distilled", "quest", "topk", "window", "oracle"}) {
+    const auto kind = ParsePolicy(name);
+    ASSERT_TRUE(kind.ok()) << name;
+    EXPECT_EQ(PolicyName(*kind), name);
+  }
+}
+
+TEST(PolicyTest, UnknownNameListsTheKnown) {
+  const auto kind = ParsePolicy("Full");
+  EXPECT_EQ(kind.status().code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_THAT(std::string(kind.status().message()),
+              HasSubstr("full, distilled, quest, topk, window, oracle"));
+}
+
+TEST(PolicyTest, DefaultsAreValid) {
+  EXPECT_TRUE(Policy{}.Validate().ok());
+}
+
+TEST(PolicyTest, RefusesSharesOutsideTheirRange) {
+  for (float Policy::*field : {&Policy::p_residual, &Policy::p_total, &Policy::fraction}) {
+    for (const float bad : {0.0f, -0.1f, 1.001f, std::numeric_limits<float>::quiet_NaN(),
+                            std::numeric_limits<float>::infinity()}) {
+      Policy policy;
+      policy.*field = bad;
+      EXPECT_EQ(policy.Validate().code(), absl::StatusCode::kInvalidArgument) << bad;
+    }
+    Policy policy;
+    policy.*field = 1.0f;
+    EXPECT_TRUE(policy.Validate().ok());
+  }
+}
+
+TEST(PolicyTest, RefusesTokenCountsOutsideTheirRange) {
+  for (int32_t Policy::*field :
+       {&Policy::k_tokens, &Policy::sink_tokens, &Policy::recency_tokens, &Policy::k_min_tokens,
+        &Policy::k_max_tokens, &Policy::dense_below_tokens}) {
+    for (const int32_t bad : {-1, std::numeric_limits<int32_t>::max()}) {
+      Policy policy;
+      policy.*field = bad;
+      EXPECT_EQ(policy.Validate().code(), absl::StatusCode::kInvalidArgument) << bad;
+    }
+  }
+}
+
+TEST(PolicyTest, ErrorsNameTheField) {
+  Policy policy;
+  policy.k_max_tokens = 100;
+  EXPECT_THAT(std::string(policy.Validate().message()),
+              HasSubstr("policy.k_max_tokens is 100, below k_min_tokens, 512"));
+}
+
+TEST(PolicyTest, RulesOfEachKind) {
+  using kernels::BudgetKind;
+  const auto rule = [](PolicyKind kind, int32_t k_tokens) {
+    Policy policy;
+    policy.kind = kind;
+    policy.k_tokens = k_tokens;
+    return policy.Rule();
+  };
+  EXPECT_EQ(rule(PolicyKind::kDistilled, 0).kind, BudgetKind::kDualTopP);
+  EXPECT_EQ(rule(PolicyKind::kQuest, 0).kind, BudgetKind::kFixedFraction);
+  EXPECT_EQ(rule(PolicyKind::kQuest, 64).kind, BudgetKind::kFixedTokens);
+  EXPECT_EQ(rule(PolicyKind::kTopK, 64).k_tokens, 64);
+  EXPECT_EQ(rule(PolicyKind::kTopK, 0).kind, BudgetKind::kFixedTokens);
+  EXPECT_EQ(rule(PolicyKind::kTopK, 0).k_tokens, 2048);
+  EXPECT_EQ(rule(PolicyKind::kWindow, 0).kind, BudgetKind::kReservedOnly);
+  EXPECT_EQ(rule(PolicyKind::kOracle, 0).kind, BudgetKind::kDualTopP);
+  EXPECT_EQ(rule(PolicyKind::kOracle, 64).kind, BudgetKind::kFixedTokens);
+}
+
+}  // namespace
+}  // namespace spotd::model
