@@ -66,6 +66,9 @@ class KvStore {
   // Shares every block that holds tokens; no KV is copied until one side writes into a shared
   // block. Reserved blocks stay with `table`, which must Reserve again before it writes.
   BlockTable Fork(const BlockTable& table);
+  // Whether the partly filled block that the next token goes into has another owner, so that
+  // Reserve copies it.
+  bool LastBlockIsShared(const BlockTable& table) const;
   // Blocks that would be free again if `table` were dropped: those nobody shares.
   int32_t ExclusiveBlocks(const BlockTable& table) const;
 
@@ -77,8 +80,6 @@ class KvStore {
   friend class BlockTable;
   KvStore(kernels::Backend* backend, const KvLayout& layout, int32_t num_blocks);
   int32_t BlocksFor(int32_t tokens) const;
-  // Whether the partly filled block that the next token goes into has another owner.
-  bool LastBlockIsShared(const BlockTable& table) const;
   void CopyBlock(BlockId to, BlockId from);
 
   kernels::Backend* backend_;

@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "kernels/core/status.h"
+#include "runtime/engine/special_text.h"
 
 namespace spotd::engine {
 namespace {
@@ -56,10 +57,7 @@ absl::StatusOr<std::string> Conversation::Extend(std::span<const text::ChatMessa
   SPOTD_ASSIGN_OR_RETURN(const std::string full, chat_template.Render(all, options));
   if (full.starts_with(text_)) return full.substr(text_.size());
 
-  text::ChatTemplateOptions plain = options;
-  plain.add_generation_prompt = false;
-  const auto rendered_old = chat_template.Render(old, plain);
-  const std::string closing = rendered_old.ok() ? Closing(*rendered_old) : "";
+  const std::string closing = Closing(chat_template, options);
   if (auto more = Difference(old, all, chat_template, options)) return closing + *more;
   while (!old.empty() && old.back().role == kAssistant) old.pop_back();
   if (auto more = Difference(old, Join(old, added), chat_template, options)) return closing + *more;
@@ -68,12 +66,22 @@ absl::StatusOr<std::string> Conversation::Extend(std::span<const text::ChatMessa
   return closing + alone;
 }
 
-std::string Conversation::Closing(std::string_view old) const {
+std::string Conversation::Closing(const text::ChatTemplate& chat_template,
+                                  text::ChatTemplateOptions options) const {
   if (tail_ != Tail::kReply) return {};
-  const std::string_view content = Trim(entries_.back().message.content);
-  const size_t position = old.rfind(content);
-  if (content.empty() || position == std::string_view::npos) return {};
-  const std::string_view suffix = old.substr(position + content.size());
+  const std::vector<text::ChatMessage> messages = Messages();
+  options.add_generation_prompt = false;
+  const auto all = chat_template.Render(messages, options);
+  options.add_generation_prompt = true;
+  const auto prompt = chat_template.Render(std::span(messages).first(messages.size() - 1), options);
+  if (!all.ok() || !prompt.ok() || !all->starts_with(*prompt)) return {};
+  // What follows the content, wherever the template put it after its generation prompt.
+  std::string_view suffix = std::string_view(*all).substr(prompt->size());
+  const std::string_view content = Trim(messages.back().content);
+  const size_t position = suffix.rfind(content);
+  if (!content.empty() && position != std::string_view::npos) {
+    suffix.remove_prefix(position + content.size());
+  }
   size_t held = std::min(suffix.size(), text_.size());
   while (!std::string_view(text_).ends_with(suffix.substr(0, held))) --held;
   return std::string(suffix.substr(held));
@@ -135,8 +143,7 @@ void Conversation::Rewind(std::span<const int32_t> tokens, const text::Tokenizer
     *this = Conversation();
     return;
   }
-  const auto kept = tokenizer.Decode(tokens.subspan(entries_.front().tokens.first), true);
-  text_ = kept.ok() ? *kept : "";
+  text_ = WrittenOut(tokenizer, tokens.subspan(entries_.front().tokens.first));
   const Entry& last = entries_.back();
   tail_ = last.tokens.end < cut ? Tail::kText : last.reply ? Tail::kReply : Tail::kMessage;
 }

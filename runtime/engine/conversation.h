@@ -74,9 +74,10 @@ class Conversation {
   };
   enum class Tail : uint8_t { kText, kMessage, kReply };
 
-  // What the template puts after the open reply at the end of `old`, the rendering of all messages,
-  // less what the session holds of it.
-  std::string Closing(std::string_view old) const;
+  // What the template puts after the reply that the session ends with, less what the session holds
+  // of it.
+  std::string Closing(const text::ChatTemplate& chat_template,
+                      text::ChatTemplateOptions options) const;
 
   std::vector<Entry> entries_;
   std::string text_;  // of the session's tokens since the first message

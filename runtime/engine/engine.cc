@@ -118,7 +118,7 @@ Engine::Impl::Impl(const EngineOptions& options_in, std::string model_id_in,
       chat_template(std::move(chat_template_in)),
       transformer(std::move(transformer_in)),
       store(std::move(store_in)),
-      encoder(tokenizer.get(), chat_template.get()),
+      encoder(tokenizer.get(), chat_template.get(), transformer->config().vocab),
       eos_tokens(EosTokens(transformer->config(), *tokenizer)),
       max_context(static_cast<int32_t>(
           std::min<int64_t>(transformer->limits().max_context,
@@ -210,17 +210,19 @@ absl::StatusOr<std::unique_ptr<Engine>> Engine::Create(
     const EngineOptions& options, std::string model_id, std::unique_ptr<kernels::Backend> backend,
     std::unique_ptr<model::Transformer> transformer, std::unique_ptr<text::Tokenizer> tokenizer,
     std::unique_ptr<text::ChatTemplate> chat_template) {
-  SPOTD_RETURN_IF_ERROR(CheckOptions(options, transformer->has_selector()));
-  SPOTD_ASSIGN_OR_RETURN(
-      auto store,
-      kvstore::KvStore::Create(backend.get(), transformer->KvLayoutFor(options.selector_format),
-                               options.kv_memory_bytes));
-  transformer->AttachStore(store.get());
+  // Where this fails, the transformer must go before the backend that its buffers belong to.
+  std::unique_ptr<kernels::Backend> device = std::move(backend);
+  std::unique_ptr<model::Transformer> model = std::move(transformer);
+  SPOTD_RETURN_IF_ERROR(CheckOptions(options, model->has_selector()));
+  SPOTD_ASSIGN_OR_RETURN(auto store, kvstore::KvStore::Create(
+                                         device.get(), model->KvLayoutFor(options.selector_format),
+                                         options.kv_memory_bytes));
+  model->AttachStore(store.get());
   EngineOptions actual = options;
-  actual.max_running = std::min(options.max_running, transformer->limits().max_batch);
-  return std::unique_ptr<Engine>(new Engine(std::make_unique<Impl>(
-      actual, std::move(model_id), std::move(backend), std::move(transformer), std::move(tokenizer),
-      std::move(chat_template), std::move(store))));
+  actual.max_running = std::min(options.max_running, model->limits().max_batch);
+  return std::unique_ptr<Engine>(new Engine(
+      std::make_unique<Impl>(actual, std::move(model_id), std::move(device), std::move(model),
+                             std::move(tokenizer), std::move(chat_template), std::move(store))));
 }
 
 Engine::Engine(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}

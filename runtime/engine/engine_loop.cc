@@ -88,12 +88,12 @@ void EngineLoop::Step() {
   }
   // Reserved first: a chunk of prefill needs no new blocks, a decode may.
   const std::vector<Sequence*> batch = ReserveForDecode(plan.decode);
+  if (plan.prefill || !batch.empty()) metrics_->engine_steps.fetch_add(1);
   if (plan.prefill) RunPrefill(running_[*plan.prefill].get());
   if (!batch.empty()) RunDecode(batch);
   RemoveEnded();
   if (!progressed_) return;
   last_progress_ = Clock::now();
-  metrics_->engine_steps.fetch_add(1);
   metrics_->engine_last_step_timestamp.store(UnixSeconds());
 }
 
@@ -132,12 +132,11 @@ bool EngineLoop::TryAdmit(Sequence* sequence) {
   reclaimer_.Pin(&session);
   const int32_t tokens = std::max(sequence->kv_end() - cached, 0);
   state.decode_starved = decode_starved_;
-  state.blocks_needed = store_->BlocksNeeded(session.table, tokens);
-  if (state.blocks_needed > 0) {
-    state.blocks_available = reclaimer_.AvailableBlocks();
-    if (Admit(state) == Admission::kAdmit) reclaimer_.MakeRoom(state.blocks_needed);
-  }
-  if (Admit(state) != Admission::kAdmit || !store_->Reserve(&session.table, tokens).ok()) {
+  state.blocks_needed = reclaimer_.BlocksNeeded(session.table, tokens);
+  if (state.blocks_needed > 0) state.blocks_available = reclaimer_.AvailableBlocks();
+  const bool admitted = Admit(state) == Admission::kAdmit;
+  if (admitted) reclaimer_.MakeRoom(session.table, tokens);
+  if (!admitted || !store_->Reserve(&session.table, tokens).ok()) {
     End(sequence, KvExhausted(Concat("the prompt needs ", state.blocks_needed, " more blocks, ",
                                      state.blocks_available, " can be had")));
     return true;
@@ -175,7 +174,7 @@ std::vector<Sequence*> EngineLoop::ReserveForDecode(std::span<const int32_t> pla
   std::vector<Sequence*> batch;
   for (const int32_t index : planned) {
     kvstore::BlockTable* table = &running_[index]->session().table;
-    reclaimer_.MakeRoom(store_->BlocksNeeded(*table, 1));
+    reclaimer_.MakeRoom(*table, 1);
     if (store_->Reserve(table, 1).ok()) batch.push_back(running_[index].get());
   }
   return batch;

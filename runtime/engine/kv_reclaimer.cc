@@ -28,8 +28,19 @@ int32_t KvReclaimer::AvailableBlocks() const {
   return static_cast<int32_t>(std::count(held.begin(), held.end(), false));
 }
 
-void KvReclaimer::MakeRoom(int32_t blocks) {
-  while (FreeBlocks() < blocks) {
+int32_t KvReclaimer::BlocksNeeded(const kvstore::BlockTable& table, int32_t tokens) const {
+  const int32_t needed = store_->BlocksNeeded(table, tokens);
+  if (needed == 0 || !store_->LastBlockIsShared(table)) return needed;
+  const kvstore::BlockId last = table.blocks()[table.num_tokens() / store_->layout().block_tokens];
+  const auto holds_it = [last](const Session* session) {
+    const std::vector<kvstore::BlockId>& blocks = session->table.blocks();
+    return std::find(blocks.begin(), blocks.end(), last) != blocks.end();
+  };
+  return std::count_if(pinned_.begin(), pinned_.end(), holds_it) > 1 ? needed : needed - 1;
+}
+
+void KvReclaimer::MakeRoom(const kvstore::BlockTable& table, int32_t tokens) {
+  while (FreeBlocks() < store_->BlocksNeeded(table, tokens)) {
     const std::shared_ptr<Session> victim = ChooseVictim();
     if (victim == nullptr) return;
     metrics_->kv_reclaims.fetch_add(1);

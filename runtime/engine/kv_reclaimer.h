@@ -26,8 +26,11 @@ class KvReclaimer {
   int32_t FreeBlocks() const;
   // Blocks that are free or would be with all unpinned KV dropped.
   int32_t AvailableBlocks() const;
-  // Drops KV until `blocks` are free, or there is no more to drop.
-  void MakeRoom(int32_t blocks);
+  // Blocks that `tokens` more tokens of a pinned session's table take once all unpinned KV is
+  // dropped: one that is shared with unpinned sessions only need not be copied then.
+  int32_t BlocksNeeded(const kvstore::BlockTable& table, int32_t tokens) const;
+  // Drops KV until the store can reserve `tokens` for the table, or there is no more to drop.
+  void MakeRoom(const kvstore::BlockTable& table, int32_t tokens);
 
  private:
   bool IsPinned(const Session& session) const;

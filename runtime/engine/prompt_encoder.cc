@@ -27,8 +27,11 @@ std::string TokenTextOrEmpty(const text::Tokenizer& tokenizer, int32_t id) {
 }  // namespace
 
 PromptEncoder::PromptEncoder(const text::Tokenizer* tokenizer,
-                             const text::ChatTemplate* chat_template)
-    : tokenizer_(tokenizer), chat_template_(chat_template), special_text_(tokenizer) {
+                             const text::ChatTemplate* chat_template, int32_t vocab)
+    : tokenizer_(tokenizer),
+      chat_template_(chat_template),
+      vocab_(vocab),
+      special_text_(tokenizer) {
   template_options_.bos_token = TokenTextOrEmpty(*tokenizer, tokenizer->bos());
   template_options_.eos_token = TokenTextOrEmpty(*tokenizer, tokenizer->eos());
 }
@@ -72,10 +75,9 @@ absl::Status PromptEncoder::AddText(const TextInput& input, int32_t position,
 
 absl::Status PromptEncoder::AddTokens(const TokenInput& input, const std::string& field,
                                       EncodedPrompt* prompt) const {
-  SPOTD_RETURN_IF_ERROR(CheckTokens(input, tokenizer_->vocab_size(), field));
-  SPOTD_ASSIGN_OR_RETURN(const std::string text, tokenizer_->Decode(input, true));
+  SPOTD_RETURN_IF_ERROR(CheckTokens(input, vocab_, field));
   Append(input, &prompt->tokens);
-  prompt->conversation.AddText(text);
+  prompt->conversation.AddText(WrittenOut(*tokenizer_, input));
   return absl::OkStatus();
 }
 

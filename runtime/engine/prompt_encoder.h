@@ -24,8 +24,10 @@ struct EncodedPrompt {
 
 class PromptEncoder {
  public:
-  // Both must outlive the encoder; `chat_template` is nullable.
-  PromptEncoder(const text::Tokenizer* tokenizer, const text::ChatTemplate* chat_template);
+  // Both must outlive the encoder; `chat_template` is nullable. `vocab` is the model's, which may
+  // exceed the tokenizer's.
+  PromptEncoder(const text::Tokenizer* tokenizer, const text::ChatTemplate* chat_template,
+                int32_t vocab);
 
   // `session_tokens` is the length of the session so far. With `to_generate`, messages at the end
   // of the input, or the session's own where the input is empty, are followed by the template's
@@ -47,6 +49,7 @@ class PromptEncoder {
 
   const text::Tokenizer* tokenizer_;
   const text::ChatTemplate* chat_template_;
+  int32_t vocab_;
   SpecialText special_text_;
   text::ChatTemplateOptions template_options_;
 };

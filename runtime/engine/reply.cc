@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <utility>
 
+#include "runtime/engine/special_text.h"
+
 namespace spotd::engine {
 
 Reply::Reply(const text::Tokenizer* tokenizer, const Sampling& sampling,
@@ -18,8 +20,7 @@ Reply::Reply(const text::Tokenizer* tokenizer, const Sampling& sampling,
 TokenEvent Reply::Push(int32_t token, float logprob) {
   ++num_tokens_;
   ends_with_control_token_ = tokenizer_->IsSpecial(token);
-  text_ += ends_with_control_token_ ? tokenizer_->TokenText(token)
-                                    : std::string(tokenizer_->TokenBytes(token));
+  text_ += WrittenOut(*tokenizer_, {&token, 1});
   finish_ = Limit(token);
   std::string piece;
   if (finish_ != FinishReason::kStopToken) piece = decoder_.Push(token);

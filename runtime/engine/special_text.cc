@@ -36,6 +36,18 @@ size_t LastCharacterStart(std::string_view text) {
 
 }  // namespace
 
+std::string WrittenOut(const text::Tokenizer& tokenizer, std::span<const int32_t> tokens) {
+  std::string text;
+  for (const int32_t token : tokens) {
+    if (tokenizer.IsSpecial(token)) {
+      text += tokenizer.TokenText(token);
+    } else {
+      text += tokenizer.TokenBytes(token);
+    }
+  }
+  return text;
+}
+
 SpecialText::SpecialText(const text::Tokenizer* tokenizer) : tokenizer_(tokenizer) {
   for (int32_t id = 0; id < tokenizer->vocab_size(); ++id) {
     if (!tokenizer->IsSpecial(id)) continue;

@@ -9,6 +9,7 @@
 
 #include <array>
 #include <cstdint>
+#include <span>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -17,6 +18,10 @@
 #include "runtime/text/tokenizer.h"
 
 namespace spotd::engine {
+
+// The tokens as they stand in a rendering: bytes, and control tokens written out. Ids that the
+// tokenizer does not know have no text.
+std::string WrittenOut(const text::Tokenizer& tokenizer, std::span<const int32_t> tokens);
 
 class SpecialText {
  public:

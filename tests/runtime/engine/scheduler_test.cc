@@ -1,0 +1,128 @@
+#include "runtime/engine/scheduler.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+namespace spotd::engine {
+namespace {
+
+using ::testing::ElementsAre;
+using ::testing::IsEmpty;
+
+constexpr int32_t kChunk = 100;
+
+RunningView Prefill(int32_t left, int32_t passed_over = 0) {
+  RunningView view;
+  view.prefilling = true;
+  view.prefill_left = left;
+  view.passed_over = passed_over;
+  return view;
+}
+
+RunningView Decode(int32_t blocks_needed = 0) {
+  RunningView view;
+  view.blocks_needed = blocks_needed;
+  return view;
+}
+
+RunningView Paused() {
+  RunningView view;
+  view.ready = false;
+  return view;
+}
+
+TEST(AdmitTest, Table) {
+  const struct {
+    const char* what;
+    AdmissionState state;
+    Admission expected;
+  } kRows[] = {
+      {"an empty engine", {0, 4, false, 10, 10}, Admission::kAdmit},
+      {"no place among the running", {4, 4, false, 0, 10}, Admission::kWait},
+      {"no place, and no KV either: the place comes first",
+       {4, 4, false, 11, 10},
+       Admission::kWait},
+      {"one block short", {1, 4, false, 11, 10}, Admission::kRefuse},
+      {"a running reply is short of KV", {1, 4, true, 1, 10}, Admission::kRefuse},
+      {"needs nothing, whoever is short", {1, 4, true, 0, 0}, Admission::kAdmit},
+  };
+  for (const auto& row : kRows) EXPECT_EQ(Admit(row.state), row.expected) << row.what;
+}
+
+TEST(PlanStepTest, NothingToDo) {
+  const StepPlan plan = PlanStep({}, {.blocks_available = 5, .prefill_chunk = kChunk});
+  EXPECT_THAT(plan.decode, IsEmpty());
+  EXPECT_FALSE(plan.prefill);
+  EXPECT_FALSE(plan.give_up);
+}
+
+TEST(PlanStepTest, EveryDecodeAndOnePrefill) {
+  const RunningView running[] = {Decode(), Prefill(300), Decode(), Prefill(200), Decode()};
+  const StepPlan plan = PlanStep(running, {.prefill_chunk = kChunk});
+  EXPECT_THAT(plan.decode, ElementsAre(0, 2, 4));
+  EXPECT_EQ(plan.prefill, 3);
+}
+
+TEST(PlanStepTest, PrefillTable) {
+  const struct {
+    const char* what;
+    std::vector<RunningView> running;
+    int32_t expected;
+  } kRows[] = {
+      {"least left first", {Prefill(900), Prefill(100), Prefill(500)}, 1},
+      {"chunks count, not tokens: the older goes first", {Prefill(190), Prefill(110)}, 0},
+      {"not yet old enough", {Prefill(300, 2 * kAgingSteps - 1), Prefill(100)}, 1},
+      {"old enough", {Prefill(300, 2 * kAgingSteps), Prefill(100)}, 0},
+  };
+  for (const auto& row : kRows) {
+    EXPECT_EQ(PlanStep(row.running, {.prefill_chunk = kChunk}).prefill, row.expected) << row.what;
+  }
+}
+
+// A long prompt against an endless supply of short ones.
+TEST(PlanStepTest, NoPrefillStarves) {
+  RunningView running[] = {Prefill(2000), Prefill(100)};
+  int steps = 0;
+  for (; running[0].prefill_left > 0 && steps < 1000; ++steps) {
+    const int32_t chosen = *PlanStep(running, {.prefill_chunk = kChunk}).prefill;
+    ++running[1 - chosen].passed_over;
+    running[chosen].passed_over = 0;
+    if (chosen == 0) running[0].prefill_left -= kChunk;
+    // The short one is done, and another takes its place.
+    if (chosen == 1) running[1] = Prefill(100);
+  }
+  EXPECT_LE(steps, 20 * 20 * kAgingSteps / 2 + 20);
+  EXPECT_GT(steps, 20);
+}
+
+TEST(PlanStepTest, KvGoesToTheEarliest) {
+  const RunningView running[] = {Decode(1), Decode(2), Decode(1), Decode(0)};
+  const StepPlan plan = PlanStep(running, {.blocks_available = 2, .prefill_chunk = kChunk});
+  EXPECT_THAT(plan.decode, ElementsAre(0, 2, 3));
+  EXPECT_THAT(plan.starved, ElementsAre(1));
+  EXPECT_FALSE(plan.give_up);
+}
+
+TEST(PlanStepTest, GiveUpTable) {
+  const struct {
+    const char* what;
+    std::vector<RunningView> running;
+    bool stalled;
+    std::optional<int32_t> expected;
+  } kRows[] = {
+      {"another decodes", {Decode(1), Decode(0)}, false, std::nullopt},
+      {"another prefills", {Decode(1), Prefill(10)}, false, std::nullopt},
+      {"alone", {Decode(1)}, false, 0},
+      {"the youngest of those that starve", {Decode(1), Decode(1)}, false, 1},
+      {"another waits for its reader", {Decode(1), Paused()}, false, std::nullopt},
+      {"its reader has kept everybody waiting", {Decode(1), Paused()}, true, 0},
+      {"nobody starves", {Paused(), Paused()}, true, std::nullopt},
+  };
+  for (const auto& row : kRows) {
+    const StepPlan plan = PlanStep(row.running, {.prefill_chunk = kChunk, .stalled = row.stalled});
+    EXPECT_EQ(plan.give_up, row.expected) << row.what;
+  }
+}
+
+}  // namespace
+}  // namespace spotd::engine
