@@ -13,9 +13,7 @@ namespace spotd::server {
 using Reactor = grpc::ServerBidiReactor<grpc::ByteBuffer, grpc::ByteBuffer>;
 
 AppendStream::AppendStream(const ServiceContext& context, grpc::CallbackServerContext* call)
-    : ResponseStream(context, "Append", call),
-      server_context_(call),
-      input_(context.max_prompt_bytes) {}
+    : ResponseStream(context, "Append", call), input_(context.max_prompt_bytes) {}
 
 Reactor* AppendStream::Start(const ServiceContext& context, grpc::CallbackServerContext* call) {
   const std::shared_ptr<AppendStream> stream(new AppendStream(context, call));
@@ -31,6 +29,17 @@ void AppendStream::OnReadDone(bool ok) {
     } else {
       StartRead(&incoming_);
     }
+    return;
+  }
+  // The client half-closed, or the stream broke, or gRPC refused an oversized message: reading ends
+  // the same way for all three, and what has arrived must not be taken for the whole. Sending
+  // something tells them apart.
+  StartSendInitialMetadata();
+}
+
+void AppendStream::OnSendInitialMetadataDone(bool ok) {
+  if (!ok) {
+    OnResult(absl::CancelledError("the stream broke before the end of the input"));
     return;
   }
   auto self = std::static_pointer_cast<AppendStream>(shared_from_this());
@@ -53,12 +62,6 @@ absl::Status AppendStream::AddPiece() {
 }
 
 void AppendStream::Submit() {
-  // A stream that broke also ends the reading; what has arrived so far must not be taken for the
-  // whole.
-  if (server_context_->IsCancelled()) {
-    OnResult(absl::CancelledError("the client went away before the end of its input"));
-    return;
-  }
   if (!session_id_.has_value()) {
     OnResult(FieldError("session", "is required: the stream ended without a message"));
     return;

@@ -21,6 +21,7 @@ class AppendStream final
       const ServiceContext& context, grpc::CallbackServerContext* call);
 
   void OnReadDone(bool ok) override;
+  void OnSendInitialMetadataDone(bool ok) override;
 
  private:
   AppendStream(const ServiceContext& context, grpc::CallbackServerContext* call);
@@ -31,7 +32,6 @@ class AppendStream final
   void OnResult(absl::StatusOr<engine::AppendResult> result);
   bool TakeMessage(grpc::ByteBuffer* out) override;
 
-  grpc::CallbackServerContext* server_context_;
   // Reading half: one read at a time, then the worker; no two threads at once.
   grpc::ByteBuffer incoming_;
   std::optional<std::string> session_id_;  // set by the first message

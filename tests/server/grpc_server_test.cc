@@ -1,0 +1,129 @@
+// Health, reflection, ports and the graceful end.
+#include <gtest/gtest.h>
+
+#include <thread>
+
+#include "grpc/health/v1/health.grpc.pb.h"
+#include "server/lifecycle.h"
+#include "tests/server/raw_call.h"
+#include "tests/server/test_server.h"
+
+namespace spotd::testing {
+namespace {
+
+using grpc::health::v1::HealthCheckResponse;
+
+grpc::Status Check(TestServer* server, const std::string& service, HealthCheckResponse* response) {
+  const auto stub = grpc::health::v1::Health::NewStub(server->channel());
+  grpc::ClientContext context;
+  grpc::health::v1::HealthCheckRequest request;
+  request.set_service(service);
+  return stub->Check(&context, request, response);
+}
+
+TEST(GrpcServerTest, EveryServiceIsServing) {
+  TestServer server;
+  for (const char* name :
+       {"", "spotd.v1.SessionService", "spotd.v1.InferenceService", "spotd.v1.ModelService"}) {
+    HealthCheckResponse response;
+    EXPECT_TRUE(Check(&server, name, &response).ok()) << name;
+    EXPECT_EQ(response.status(), HealthCheckResponse::SERVING) << name;
+  }
+  HealthCheckResponse response;
+  EXPECT_EQ(Check(&server, "no.such.Service", &response).error_code(), grpc::NOT_FOUND);
+}
+
+TEST(GrpcServerTest, WatchTellsOfAChange) {
+  TestServer server;
+  const auto stub = grpc::health::v1::Health::NewStub(server.channel());
+  grpc::ClientContext context;
+  grpc::health::v1::HealthCheckRequest request;
+  request.set_service("spotd.v1.InferenceService");
+  const auto stream = stub->Watch(&context, request);
+  HealthCheckResponse response;
+  ASSERT_TRUE(stream->Read(&response));
+  EXPECT_EQ(response.status(), HealthCheckResponse::SERVING);
+  server.grpc().SetServing(/*live=*/true, /*ready=*/false);
+  ASSERT_TRUE(stream->Read(&response));
+  EXPECT_EQ(response.status(), HealthCheckResponse::NOT_SERVING);
+  context.TryCancel();
+  stream->Finish();
+}
+
+TEST(GrpcServerTest, ReflectionListsTheServices) {
+  TestServer server;
+  // ServerReflectionRequest{list_services: ""}
+  std::vector<std::string> responses;
+  const grpc::Status status =
+      RawUnary(server.channel(), "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo",
+               std::string("\x3a\x00", 2), &responses);
+  ASSERT_TRUE(status.ok()) << status.error_message();
+  ASSERT_EQ(responses.size(), 1u);
+  for (const char* name :
+       {"spotd.v1.SessionService", "spotd.v1.InferenceService", "spotd.v1.ModelService"}) {
+    EXPECT_NE(responses[0].find(name), std::string::npos) << name;
+  }
+}
+
+TEST(GrpcServerTest, APortInUseIsAnErrorThatNamesIt) {
+  server::ServiceContext context;
+  const auto first = server::GrpcServer::Start({.listen = "127.0.0.1:0"}, context);
+  ASSERT_TRUE(first.ok()) << first.status();
+  ASSERT_GT((*first)->port(), 0);
+  const std::string taken = "127.0.0.1:" + std::to_string((*first)->port());
+  const auto second = server::GrpcServer::Start({.listen = taken}, context);
+  ASSERT_FALSE(second.ok());
+  EXPECT_NE(second.status().message().find(taken), std::string::npos) << second.status();
+}
+
+TEST(LifecycleTest, ASignalDrains) {
+  server::BlockShutdownSignals();
+  TestServer server(65536);
+  grpc::ClientContext context;
+  const auto stream = server.inference().Generate(&context, RequestFor("", "running", 3000));
+  v1::GenerateResponse response;
+  ASSERT_TRUE(stream->Read(&response));
+
+  server::Lifecycle lifecycle({}, &server.engine(), &server.rpc_metrics(), &server.grpc());
+  std::thread run([&] { lifecycle.Run(); });
+  pthread_kill(run.native_handle(), SIGTERM);
+  ASSERT_TRUE(Eventually([&] { return lifecycle.state() == server::EngineState::kDraining; }));
+  HealthCheckResponse health;
+  ASSERT_TRUE(Check(&server, "spotd.v1.InferenceService", &health).ok());
+  EXPECT_EQ(health.status(), HealthCheckResponse::NOT_SERVING);
+  EXPECT_TRUE(Eventually([&] {
+    const grpc::Status status = server.Generate(RequestFor("", "too late", 1)).status;
+    return status.error_code() == grpc::UNAVAILABLE && InfoOf(status).reason() == "DRAINING";
+  }));
+
+  int tokens = 0;
+  bool finished = false;
+  do {
+    tokens += response.delta().token_ids_size();
+    finished = finished || response.has_result();
+  } while (stream->Read(&response));
+  EXPECT_TRUE(stream->Finish().ok());
+  EXPECT_TRUE(finished) << "what ran may end";
+  EXPECT_EQ(tokens, 3000);
+  run.join();
+}
+
+TEST(LifecycleTest, TheDrainTimeoutCutsWhatStillRuns) {
+  server::BlockShutdownSignals();
+  TestServer server(65536);
+  grpc::ClientContext context;
+  const auto stream = server.inference().Generate(&context, RequestFor("", "running", 60000));
+  v1::GenerateResponse response;
+  ASSERT_TRUE(stream->Read(&response));
+  server::Lifecycle lifecycle({.drain_timeout = std::chrono::milliseconds(50)}, &server.engine(),
+                              &server.rpc_metrics(), &server.grpc());
+  std::thread run([&] { lifecycle.Run(); });
+  pthread_kill(run.native_handle(), SIGTERM);
+  while (stream->Read(&response)) {
+  }
+  EXPECT_FALSE(stream->Finish().ok());
+  run.join();
+}
+
+}  // namespace
+}  // namespace spotd::testing

@@ -1,0 +1,116 @@
+#include "server/metrics_exporter.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <cstdlib>
+#include <sstream>
+
+#include "tests/server/test_server.h"
+
+namespace spotd::testing {
+namespace {
+
+using ::testing::HasSubstr;
+using ::testing::Not;
+
+class MetricsExporterTest : public ::testing::Test {
+ protected:
+  std::string Page(server::EngineState state = server::EngineState::kReady) {
+    return server::MetricsExporter(&server_.engine(), &server_.rpc_metrics()).Text(state);
+  }
+
+  // The value of the series whose line begins with `series`; fails when there is none.
+  static double Value(const std::string& page, const std::string& series) {
+    std::istringstream lines(page);
+    for (std::string line; std::getline(lines, line);) {
+      if (line.rfind(series, 0) == 0) return std::atof(line.c_str() + line.rfind(' '));
+    }
+    ADD_FAILURE() << "no series " << series;
+    return -1;
+  }
+
+  TestServer server_;
+};
+
+TEST_F(MetricsExporterTest, CountsWhatTheRepliesSay) {
+  const std::string session = server_.NewSession();
+  const auto appended = server_.Append(session, {Text("some text")});
+  const auto first = server_.Generate(RequestFor(session, "more", 7));
+  const auto second = server_.Generate(RequestFor(session, "", 4));
+  ASSERT_TRUE(second.result.has_value()) << second.status.error_message();
+  const std::string page = Page();
+  const std::string model = "{model_name=\"qwen3\"";
+  EXPECT_EQ(Value(page, "spotd_generation_tokens_total" + model), 11);
+  // An append leaves its newest token to the generation that follows.
+  EXPECT_EQ(Value(page, "spotd_prompt_tokens_total" + model + ",source=\"computed\"}"),
+            appended.result.appended_tokens() - 1 + first.result->usage().computed_tokens() +
+                second.result->usage().computed_tokens());
+  EXPECT_EQ(
+      Value(page, "spotd_kv_blocks_attended_total" + model + ",policy=\"quest\"}"),
+      first.result->sparsity().blocks_attended() + second.result->sparsity().blocks_attended());
+  EXPECT_EQ(Value(page, "spotd_kv_bytes_dense_equivalent_total" + model + ",policy=\"quest\"}"),
+            first.result->sparsity().kv_bytes_dense_equivalent() +
+                second.result->sparsity().kv_bytes_dense_equivalent());
+  EXPECT_EQ(Value(page, "spotd_time_to_first_token_seconds_count" + model), 2);
+  EXPECT_EQ(Value(page, "spotd_sessions" + model), 1);
+}
+
+TEST_F(MetricsExporterTest, CountsCallsByOutcome) {
+  server_.Generate(RequestFor("", "hi", 2));
+  server_.Generate(RequestFor("sessions/none", "hi", 2));
+  const std::string page = Page();
+  EXPECT_EQ(Value(page,
+                  "spotd_requests_total{model_name=\"qwen3\",method=\"Generate\",code=\"OK\","
+                  "finish_reason=\"max_tokens\"}"),
+            1);
+  EXPECT_EQ(Value(page,
+                  "spotd_requests_total{model_name=\"qwen3\",method=\"Generate\","
+                  "code=\"NOT_FOUND\",finish_reason=\"\"}"),
+            1);
+}
+
+TEST_F(MetricsExporterTest, BlocksByStateAddUpToTheCapacity) {
+  const std::string session = server_.NewSession();
+  ASSERT_TRUE(
+      server_.Append(session, {Text("a few blocks of text, shared by a fork")}).status.ok());
+  grpc::ClientContext context;
+  v1::ForkSessionRequest fork;
+  fork.set_name(session);
+  v1::Session forked;
+  ASSERT_TRUE(server_.sessions().ForkSession(&context, fork, &forked).ok());
+  const std::string page = Page();
+  const auto blocks = [&](const char* state) {
+    return Value(page, std::string("spotd_kv_blocks{model_name=\"qwen3\",state=\"") + state);
+  };
+  EXPECT_GT(blocks("shared"), 0);
+  EXPECT_EQ(blocks("free") + blocks("used") + blocks("shared"),
+            server_.engine().metrics().kv_blocks_total.load());
+}
+
+TEST_F(MetricsExporterTest, SessionsAreNeverLabels) {
+  const std::string session = server_.NewSession();
+  server_.Append(session, {Text("some text")});
+  EXPECT_THAT(Page(), Not(HasSubstr(session.substr(std::string("sessions/").size()))));
+}
+
+TEST_F(MetricsExporterTest, TellsTheState) {
+  EXPECT_EQ(Value(Page(), "spotd_engine_state{model_name=\"qwen3\",state=\"ready\"}"), 1);
+  const std::string draining = Page(server::EngineState::kDraining);
+  EXPECT_EQ(Value(draining, "spotd_engine_state{model_name=\"qwen3\",state=\"draining\"}"), 1);
+  EXPECT_EQ(Value(draining, "spotd_engine_state{model_name=\"qwen3\",state=\"ready\"}"), 0);
+}
+
+// The buckets that dashboards of other engines use must be there, so that queries line up.
+TEST_F(MetricsExporterTest, HistogramsHaveTheBucketsOperatorsExpect) {
+  server_.Generate(RequestFor("", "hi", 3));
+  const std::string page = Page();
+  for (const char* bound : {"0.001", "0.0005", "0.01", "0.1", "1", "80", "+Inf"}) {
+    EXPECT_THAT(page, HasSubstr(std::string("spotd_inter_token_latency_seconds_bucket{model_name="
+                                            "\"qwen3\",le=\"") +
+                                bound + "\"}"));
+  }
+}
+
+}  // namespace
+}  // namespace spotd::testing

@@ -1,0 +1,160 @@
+#include <gtest/gtest.h>
+
+#include <set>
+
+#include "tests/server/test_server.h"
+
+namespace spotd::testing {
+namespace {
+
+class SessionServiceTest : public ::testing::Test {
+ protected:
+  grpc::Status Delete(const std::string& name) {
+    grpc::ClientContext context;
+    v1::DeleteSessionRequest request;
+    request.set_name(name);
+    google::protobuf::Empty empty;
+    return server_.sessions().DeleteSession(&context, request, &empty);
+  }
+
+  grpc::Status Rewind(const std::string& name, std::optional<int32_t> tokens,
+                      v1::Session* session) {
+    grpc::ClientContext context;
+    v1::RewindSessionRequest request;
+    request.set_name(name);
+    if (tokens.has_value()) request.set_token_count(*tokens);
+    return server_.sessions().RewindSession(&context, request, session);
+  }
+
+  grpc::Status Fork(const v1::ForkSessionRequest& request, v1::Session* session) {
+    grpc::ClientContext context;
+    return server_.sessions().ForkSession(&context, request, session);
+  }
+
+  TestServer server_;
+};
+
+TEST_F(SessionServiceTest, ANewSessionHasWhatWasAskedAndTheServersPolicy) {
+  grpc::ClientContext context;
+  v1::CreateSessionRequest request;
+  request.mutable_session()->set_display_name("a title");
+  request.mutable_session()->mutable_policy()->set_fraction(0.25f);
+  v1::Session session;
+  ASSERT_TRUE(server_.sessions().CreateSession(&context, request, &session).ok());
+  EXPECT_EQ(session.name().rfind("sessions/", 0), 0u);
+  EXPECT_EQ(session.display_name(), "a title");
+  EXPECT_EQ(session.token_count(), 0);
+  EXPECT_EQ(session.state(), v1::Session::STATE_IDLE);
+  EXPECT_GT(session.create_time().seconds(), 1'600'000'000);
+  EXPECT_EQ(session.policy().kind(), v1::POLICY_KIND_QUEST);
+  EXPECT_FLOAT_EQ(session.policy().fraction(), 0.25f);
+  EXPECT_EQ(session.policy().sink_tokens(), 128) << "what is left out comes from the server";
+  EXPECT_EQ(server_.GetSession(session.name()).display_name(), "a title");
+}
+
+TEST_F(SessionServiceTest, ListsEverySessionOncePageByPage) {
+  std::set<std::string> created;
+  for (int i = 0; i < 7; ++i) created.insert(server_.NewSession());
+  std::set<std::string> listed;
+  v1::ListSessionsRequest request;
+  request.set_page_size(3);
+  int pages = 0;
+  do {
+    grpc::ClientContext context;
+    v1::ListSessionsResponse page;
+    ASSERT_TRUE(server_.sessions().ListSessions(&context, request, &page).ok());
+    EXPECT_LE(page.sessions_size(), 3);
+    for (const v1::Session& session : page.sessions()) {
+      EXPECT_TRUE(listed.insert(session.name()).second) << "listed twice";
+    }
+    request.set_page_token(page.next_page_token());
+    ++pages;
+  } while (!request.page_token().empty());
+  EXPECT_EQ(listed, created);
+  EXPECT_EQ(pages, 3);
+}
+
+TEST_F(SessionServiceTest, RefusesANegativePageSize) {
+  grpc::ClientContext context;
+  v1::ListSessionsRequest request;
+  request.set_page_size(-1);
+  v1::ListSessionsResponse page;
+  const grpc::Status status = server_.sessions().ListSessions(&context, request, &page);
+  EXPECT_EQ(status.error_code(), grpc::INVALID_ARGUMENT);
+  EXPECT_EQ(InfoOf(status).reason(), "INVALID_FIELD");
+  EXPECT_EQ(FieldOf(status), "page_size");
+}
+
+TEST_F(SessionServiceTest, AForkContinuesLikeItsParentAndDoesNotTouchIt) {
+  const std::string parent = server_.NewSession();
+  ASSERT_TRUE(server_.Append(parent, {Text("the quick brown fox")}).status.ok());
+  const int32_t tokens = server_.GetSession(parent).token_count();
+  v1::ForkSessionRequest request;
+  request.set_name(parent);
+  request.mutable_session()->set_display_name("fork");
+  v1::Session fork;
+  ASSERT_TRUE(Fork(request, &fork).ok());
+  EXPECT_NE(fork.name(), parent);
+  EXPECT_EQ(fork.token_count(), tokens);
+  EXPECT_EQ(fork.display_name(), "fork");
+
+  const auto from_fork = server_.Generate(RequestFor(fork.name(), "", 8));
+  EXPECT_EQ(server_.GetSession(parent).token_count(), tokens);
+  const auto from_parent = server_.Generate(RequestFor(parent, "", 8));
+  EXPECT_EQ(from_fork.tokens, from_parent.tokens);
+}
+
+TEST_F(SessionServiceTest, RewindForgetsWhatCameAfter) {
+  const std::string session = server_.NewSession();
+  ASSERT_TRUE(server_.Append(session, {Text("one two three")}).status.ok());
+  const int32_t before = server_.GetSession(session).token_count();
+  const auto first = server_.Generate(RequestFor(session, "", 6));
+  v1::Session rewound;
+  ASSERT_TRUE(Rewind(session, before, &rewound).ok());
+  EXPECT_EQ(rewound.token_count(), before);
+  EXPECT_EQ(server_.Generate(RequestFor(session, "", 6)).tokens, first.tokens);
+}
+
+TEST_F(SessionServiceTest, RefusesToRewindBeyondTheEndOrWithoutAPosition) {
+  const std::string session = server_.NewSession();
+  v1::Session rewound;
+  const grpc::Status beyond = Rewind(session, 1, &rewound);
+  EXPECT_EQ(beyond.error_code(), grpc::OUT_OF_RANGE);
+  EXPECT_EQ(InfoOf(beyond).reason(), "POSITION_OUT_OF_RANGE");
+  const grpc::Status missing = Rewind(session, std::nullopt, &rewound);
+  EXPECT_EQ(missing.error_code(), grpc::INVALID_ARGUMENT);
+  EXPECT_EQ(FieldOf(missing), "token_count");
+  const grpc::Status negative = Rewind(session, -1, &rewound);
+  EXPECT_EQ(negative.error_code(), grpc::INVALID_ARGUMENT);
+}
+
+TEST_F(SessionServiceTest, ADeletedSessionIsGone) {
+  const std::string session = server_.NewSession();
+  EXPECT_TRUE(Delete(session).ok());
+  const grpc::Status again = Delete(session);
+  EXPECT_EQ(again.error_code(), grpc::NOT_FOUND);
+  EXPECT_EQ(InfoOf(again).reason(), "SESSION_NOT_FOUND");
+}
+
+TEST_F(SessionServiceTest, DeletingGivesTheCacheBack) {
+  const std::string session = server_.NewSession();
+  ASSERT_TRUE(server_.Append(session, {Text("some text to keep")}).status.ok());
+  EXPECT_GT(server_.engine().metrics().kv_blocks_used.load(), 0);
+  EXPECT_GT(server_.GetSession(session).kv_bytes(), 0);
+  ASSERT_TRUE(Delete(session).ok());
+  EXPECT_TRUE(Eventually([&] { return server_.engine().metrics().kv_blocks_used.load() == 0; }));
+}
+
+TEST_F(SessionServiceTest, RefusesMoreSessionsThanItMayHold) {
+  TestServer small(128, {"--max_sessions=2"});
+  const std::string first = small.NewSession();
+  small.NewSession();
+  grpc::ClientContext context;
+  v1::Session session;
+  const grpc::Status status = small.sessions().CreateSession(&context, {}, &session);
+  EXPECT_EQ(status.error_code(), grpc::RESOURCE_EXHAUSTED);
+  EXPECT_EQ(InfoOf(status).reason(), "SESSION_LIMIT");
+}
+
+}  // namespace
+}  // namespace spotd::testing
