@@ -3,7 +3,8 @@
 
     tools/spot_distill/fetch_corpus.py OUT_DIR
 
-About 45 MB (12 million tokens): the Linux kernel's documentation, Perl's, Python's, the Debian reference and the Debian
+About 58 MB (15 million tokens) in OUT_DIR/train, and one document in twenty, chosen by a hash of its name, in
+OUT_DIR/held-out for judging: the Linux kernel's documentation, Perl's, Python's, the Debian reference and the Debian
 handbook, and the sources of Python's standard library. Needs apt-get and dpkg-deb. The file list is sorted and each
 document keeps its package's path in its name, so a corpus of the same package versions is the same byte for byte.
 """
@@ -13,8 +14,10 @@ import pathlib
 import subprocess
 import sys
 import tempfile
+import zlib
 
 MIN_BYTES = 2000  # shorter documents have no long distances to teach
+HELD_OUT_ONE_IN = 20
 
 # package -> ((path inside the package, suffixes), ...)
 SOURCES = {
@@ -79,7 +82,8 @@ def main() -> int:
         print(__doc__, file=sys.stderr)
         return 2
     out = pathlib.Path(sys.argv[1])
-    out.mkdir(parents=True, exist_ok=True)
+    for part in ("train", "held-out"):
+        (out / part).mkdir(parents=True, exist_ok=True)
     documents = size = 0
     with tempfile.TemporaryDirectory() as scratch:
         for package, places in SOURCES.items():
@@ -90,7 +94,8 @@ def main() -> int:
                     if len(text.encode()) < MIN_BYTES:
                         continue
                     name = f"{package}--{path.relative_to(target / place).as_posix().replace('/', '__')}.txt"
-                    (out / name).write_text(text, encoding="utf-8")
+                    part = "train" if zlib.crc32(name.encode()) % HELD_OUT_ONE_IN else "held-out"
+                    (out / part / name).write_text(text, encoding="utf-8")
                     documents += 1
                     size += len(text.encode())
     print(f"{documents} documents, {size / 1e6:.1f} MB in {out}")
