@@ -12,8 +12,11 @@ namespace spotd::kernels {
 namespace {
 
 constexpr size_t kAlignment = 64;
-constexpr int64_t kChunkRows = 512;  // bounds the scratch
-constexpr int64_t kTaskRows = 64;    // rows of one task: their activations stay in the core's cache
+// The rows of a call are taken in chunks, and the chunks' activations share the scratch.
+constexpr int64_t kMaxChunkRows = 512;
+constexpr size_t kMaxScratchBytes = size_t{48} << 20;
+
+constexpr int64_t kTaskRows = 64;  // rows of one task: their activations stay in the core's cache
 constexpr int64_t kMaxTasksPerThread = 8;  // enough to even out threads that start late
 
 // What a task should at least cost, in bytes of weights read: every task begins with a cold stream.
@@ -41,6 +44,14 @@ struct Tiles {
   const float* floats =
       nullptr;  // what float weights read: `interleaved`, or a single row as it is
 };
+
+// Rows whose activations fit the scratch in both forms.
+int64_t ChunkRows(int64_t in_dim) {
+  const size_t row_bytes = static_cast<size_t>(in_dim) * sizeof(float) +
+                           static_cast<size_t>(in_dim) / kQuantGroup * sizeof(ActivationGroup);
+  const auto rows = static_cast<int64_t>(kMaxScratchBytes / row_bytes);
+  return std::clamp(rows / kTaskRows * kTaskRows, kTaskRows, kMaxChunkRows);
+}
 
 class TileMaker {
  public:
@@ -227,13 +238,11 @@ void CpuLinear(const LinearArgs& args, ThreadPool& pool, LinearScratch& scratch)
   for (int i = 0; i < args.num_outputs; ++i) {
     SPOTD_CHECK(args.outputs[i].weight->cols() == args.in_dim);
   }
-  for (int64_t first_row = 0; first_row < args.rows; first_row += kChunkRows) {
-    const RowChunk chunk = {first_row, std::min<int64_t>(kChunkRows, args.rows - first_row)};
-    if (chunk.rows <= kTileRows) {
-      LinearFewRows(args, chunk, pool, scratch);
-    } else {
-      LinearManyRows(args, chunk, pool, scratch);
-    }
+  const int64_t chunk_rows = ChunkRows(args.in_dim);
+  for (int64_t first_row = 0; first_row < args.rows; first_row += chunk_rows) {
+    const RowChunk chunk = {first_row, std::min(chunk_rows, args.rows - first_row)};
+    const bool few = chunk.rows <= kTileRows && kTileRows * pool.num_threads() <= chunk_rows;
+    few ? LinearFewRows(args, chunk, pool, scratch) : LinearManyRows(args, chunk, pool, scratch);
   }
 }
 

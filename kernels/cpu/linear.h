@@ -18,7 +18,7 @@
 namespace spotd::kernels {
 
 // Working memory of CpuLinear, kept between calls so that a steady state allocates nothing. Grows
-// to what the largest call needs: at most 6 bytes per activation of 512 rows.
+// to what the largest call needs, at most 48 MiB (more only where 64 rows need more).
 class LinearScratch {
  public:
   // Makes data() hold at least `bytes`, aligned to 64, uninitialised.

@@ -5,7 +5,6 @@
 #define HWY_TARGET_INCLUDE "kernels/cpu/linear_float.cc"
 #include "hwy/foreach_target.h"  // must come before highway.h
 
-#include "hwy/cache_control.h"
 #include "hwy/highway.h"
 #include "kernels/cpu/linear_kernels.h"
 #include "kernels/cpu/weight_layout.h"
@@ -23,7 +22,6 @@ using VFloat = hn::Vec<DFloat>;
 constexpr int kLanes = static_cast<int>(hn::MaxLanes(DFloat()));
 constexpr int kPasses = kPanelRows / kLanes;
 constexpr int64_t kColumnBlock = 256;  // even
-constexpr size_t kPrefetchBytes = 2048;
 
 HWY_INLINE VFloat LoadWeights(const float* p) {
   return hn::Load(DFloat(), p);
@@ -36,53 +34,62 @@ HWY_INLINE VFloat LoadWeights(const T* p) {
 }
 
 // Columns [begin, end) of the rows of one pass. Even and odd columns have a sum each, which halves
-// the wait for the adder. sums: [2][kWidth][16], added to.
-template <typename T, int kWidth>
+// the wait for the adder. tile: its first row of kWidth. sums: [2][kRows][16], added to.
+template <typename T, int kRows, int kWidth>
 HWY_INLINE void AddColumns(const T* panel, const float* tile, int64_t begin, int64_t end,
                            float* HWY_RESTRICT sums) {
   const DFloat d;
-  VFloat even[kWidth], odd[kWidth];
-  for (int r = 0; r < kWidth; ++r) {
+  VFloat even[kRows], odd[kRows];
+  for (int r = 0; r < kRows; ++r) {
     even[r] = hn::Load(d, sums + r * kPanelRows);
-    odd[r] = hn::Load(d, sums + (kWidth + r) * kPanelRows);
+    odd[r] = hn::Load(d, sums + (kRows + r) * kPanelRows);
   }
   int64_t c = begin;
   for (; c + 2 <= end; c += 2) {
     const T* const p = panel + c * kPanelRows;
-    for (size_t b = 0; b < 2 * kPanelRows * sizeof(T); b += kLineBytes) {
-      hwy::Prefetch(reinterpret_cast<const uint8_t*>(p) + kPrefetchBytes + b);
-    }
     const VFloat w_even = LoadWeights(p), w_odd = LoadWeights(p + kPanelRows);
     const float* const x = tile + c * kWidth;
-    for (int r = 0; r < kWidth; ++r) even[r] = hn::MulAdd(w_even, hn::Set(d, x[r]), even[r]);
-    for (int r = 0; r < kWidth; ++r) odd[r] = hn::MulAdd(w_odd, hn::Set(d, x[kWidth + r]), odd[r]);
+    for (int r = 0; r < kRows; ++r) even[r] = hn::MulAdd(w_even, hn::Set(d, x[r]), even[r]);
+    for (int r = 0; r < kRows; ++r) odd[r] = hn::MulAdd(w_odd, hn::Set(d, x[kWidth + r]), odd[r]);
   }
   if (c < end) {
     const VFloat w = LoadWeights(panel + c * kPanelRows);
-    for (int r = 0; r < kWidth; ++r) {
+    for (int r = 0; r < kRows; ++r) {
       even[r] = hn::MulAdd(w, hn::Set(d, tile[c * kWidth + r]), even[r]);
     }
   }
-  for (int r = 0; r < kWidth; ++r) {
+  for (int r = 0; r < kRows; ++r) {
     hn::Store(even[r], d, sums + r * kPanelRows);
-    hn::Store(odd[r], d, sums + (kWidth + r) * kPanelRows);
+    hn::Store(odd[r], d, sums + (kRows + r) * kPanelRows);
   }
 }
 
-// One panel times one tile. sums: [2][kWidth][16], of which the first half is the result.
-template <typename T, int kWidth>
-HWY_NOINLINE void MultiplyTile(const T* panel, int64_t cols, const float* tile,
+// One panel times kRows rows of a tile. sums: [2][kRows][16], of which the first half is the
+// result.
+template <typename T, int kRows, int kWidth>
+HWY_NOINLINE void MultiplyRows(const T* panel, int64_t cols, const float* tile,
                                float* HWY_RESTRICT sums) {
-  constexpr int kSums = kWidth * kPanelRows;
+  constexpr int kSums = kRows * kPanelRows;
   for (int i = 0; i < 2 * kSums; ++i) sums[i] = 0;
   const int64_t block = kPasses == 1 ? cols : kColumnBlock;
   for (int64_t begin = 0; begin < cols; begin += block) {
     for (int pass = 0; pass < kPasses; ++pass) {
       const int first = pass * kLanes;
-      AddColumns<T, kWidth>(panel + first, tile, begin, HWY_MIN(cols, begin + block), sums + first);
+      AddColumns<T, kRows, kWidth>(panel + first, tile, begin, HWY_MIN(cols, begin + block),
+                                   sums + first);
     }
   }
   for (int i = 0; i < kSums; ++i) sums[i] += sums[kSums + i];
+}
+
+// One panel times one tile. sums: [2][kWidth][16], of which the first half is the result.
+template <typename T, int kWidth>
+void MultiplyTile(const T* panel, int64_t cols, const float* tile, float* sums) {
+  // Two sums for each of 8 rows do not fit the 16 registers that narrower targets have.
+  constexpr int kRows = kPasses > 1 && kWidth > 4 ? 4 : kWidth;
+  for (int row = 0; row < kWidth; row += kRows) {
+    MultiplyRows<T, kRows, kWidth>(panel, cols, tile + row, sums + row * kPanelRows);
+  }
 }
 
 template <typename T>

@@ -12,7 +12,6 @@
 
 #include <cstring>
 
-#include "hwy/cache_control.h"
 #include "hwy/highway.h"
 #include "kernels/cpu/linear_kernels.h"
 #include "kernels/cpu/weight_layout.h"
@@ -327,18 +326,12 @@ HWY_INLINE void QuantizeGroup(const float* x, ActivationGroup* out) {
 
 // The sum of 16 signed bytes.
 HWY_INLINE int32_t SumBytes(const int8_t* q) {
-#if HWY_TARGET == HWY_SCALAR
-  int32_t sum = 0;
-  for (int i = 0; i < 16; ++i) sum += q[i];
-  return sum;
-#else
   const hn::Full128<uint8_t> d8;
   const auto biased =
       hn::Xor(hn::LoadU(d8, reinterpret_cast<const uint8_t*>(q)), hn::Set(d8, 0x80));
   const auto halves = hn::SumsOf8(biased);
   const hn::Full128<uint64_t> d64;
   return static_cast<int32_t>(hn::GetLane(hn::SumOfLanes(d64, halves))) - 16 * 128;
-#endif
 }
 
 HWY_INLINE void AddSums(ActivationGroup* group) {
