@@ -2,9 +2,13 @@
 // own Jinja template.
 #pragma once
 
+#include <chrono>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
+#include <utility>
+#include <vector>
 
 #include "absl/status/statusor.h"
 
@@ -19,6 +23,10 @@ struct ChatTemplateOptions {
   bool add_generation_prompt = true;
   std::string bos_token;  // as text
   std::string eos_token;
+  // Switches that some templates know, e.g. {"enable_thinking", false}.
+  std::vector<std::pair<std::string, bool>> switches;
+  std::optional<std::chrono::system_clock::time_point>
+      now;  // for templates that print the date; default: the clock
 };
 
 class ChatTemplate {

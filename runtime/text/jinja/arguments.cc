@@ -33,8 +33,10 @@ absl::StatusOr<Value> Bound::Get(size_t i) const {
 
 absl::StatusOr<int64_t> Bound::Int(size_t i, int64_t absent) const {
   if (!values_[i] || values_[i]->Is(Value::Kind::kNone)) return absent;
-  if (values_[i]->Is(Value::Kind::kInt) || values_[i]->Is(Value::Kind::kBool)) return values_[i]->AsInt();
-  return InvalidArgument("argument \"", names_[i], "\" is a ", values_[i]->TypeName(), ", not an int");
+  if (values_[i]->Is(Value::Kind::kInt) || values_[i]->Is(Value::Kind::kBool))
+    return values_[i]->AsInt();
+  return InvalidArgument("argument \"", names_[i], "\" is a ", values_[i]->TypeName(),
+                         ", not an int");
 }
 
 absl::StatusOr<bool> Bound::Bool(size_t i, bool absent) const {

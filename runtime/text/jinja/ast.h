@@ -16,15 +16,15 @@ using ExpressionPtr = std::unique_ptr<Expression>;
 
 struct Expression {
   enum class Kind {
-    kLiteral,      // literal
-    kName,         // name
-    kAttribute,    // operands[0] . name
-    kItem,         // operands[0] [ operands[1] ]
-    kSlice,        // operands[0] [ operands[1] : operands[2] : operands[3] ]; the last three may be null
-    kCall,         // operands[0] ( arguments )
-    kFilter,       // operands[0] | name ( arguments )
-    kTest,         // operands[0] is name ( arguments )
-    kNot,          // not operands[0]
+    kLiteral,    // literal
+    kName,       // name
+    kAttribute,  // operands[0] . name
+    kItem,       // operands[0] [ operands[1] ]
+    kSlice,   // operands[0] [ operands[1] : operands[2] : operands[3] ]; the last three may be null
+    kCall,    // operands[0] ( arguments )
+    kFilter,  // operands[0] | name ( arguments )
+    kTest,    // operands[0] is name ( arguments )
+    kNot,     // not operands[0]
     kNegative,     // - operands[0]
     kPositive,     // + operands[0]
     kBinary,       // operands[0] name operands[1]; name is + - * / // % **
@@ -69,7 +69,8 @@ struct Statement {
     kIf,        // branches; a null condition is the else branch
     kFor,       // for targets in value if condition: body, else_body
     kSet,       // targets = value; or ns.attribute = value with the namespace in targets[0]
-    kSetBlock,  // targets[0] = body passed through value (filters on an empty name), which may be null
+    kSetBlock,  // targets[0] = body passed through value (filters on an empty name), which may be
+                // null
     kMacro,     // macro
     kWith,      // assignments, then body in a scope of its own
     kGroup,     // body in the same scope

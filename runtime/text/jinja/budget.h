@@ -1,4 +1,5 @@
-// How much one rendering may do. Templates come from model files: they must not be able to occupy a server.
+// How much one rendering may do. Templates come from model files: they must not be able to occupy a
+// server.
 #pragma once
 
 #include <cstddef>

@@ -9,8 +9,10 @@ namespace {
 
 using Kind = Expression::Kind;
 
-constexpr int kMaxNesting = 48;  // of parentheses and the like; each takes a dozen stack frames here
-constexpr int kMaxLinks = 400;   // operators and calls side by side in one expression: the tree is as deep as that
+constexpr int kMaxNesting =
+    48;  // of parentheses and the like; each takes a dozen stack frames here
+constexpr int kMaxLinks =
+    400;  // operators and calls side by side in one expression: the tree is as deep as that
 constexpr size_t kMaxItems = 4096;
 
 }  // namespace
@@ -58,7 +60,9 @@ ExpressionParser::Result ExpressionParser::ParseExpression() {
   return value;
 }
 
-ExpressionParser::Result ExpressionParser::ParseExpressionNoCondition() { return ParseOr(); }
+ExpressionParser::Result ExpressionParser::ParseExpressionNoCondition() {
+  return ParseOr();
+}
 
 ExpressionParser::Result ExpressionParser::ParseTuple() {
   const Position begin = tokens_.Peek().at;
@@ -136,9 +140,9 @@ ExpressionParser::Result ExpressionParser::ParseNot() {
 std::string ExpressionParser::TakeComparison() {
   const Token& token = tokens_.Peek();
   constexpr std::string_view kComparisons[] = {"==", "!=", "<", "<=", ">", ">="};
-  const bool is_operator =
-      token.kind == Token::Kind::kOperator &&
-      std::find(std::begin(kComparisons), std::end(kComparisons), token.text) != std::end(kComparisons);
+  const bool is_operator = token.kind == Token::Kind::kOperator &&
+                           std::find(std::begin(kComparisons), std::end(kComparisons),
+                                     token.text) != std::end(kComparisons);
   if (is_operator || token.IsName("in")) return tokens_.Next().text;
   if (!token.IsName("not") || !tokens_.Peek(1).IsName("in")) return "";
   tokens_.Next();
@@ -380,10 +384,12 @@ ExpressionParser::Result ExpressionParser::ParseTest(ExpressionPtr value) {
   test->operands.push_back(std::move(value));
   const Token& next = tokens_.Peek();
   const bool literal = next.kind == Token::Kind::kString || next.kind == Token::Kind::kInt ||
-                       next.kind == Token::Kind::kFloat || next.IsOperator("[") || next.IsOperator("{");
+                       next.kind == Token::Kind::kFloat || next.IsOperator("[") ||
+                       next.IsOperator("{");
   constexpr std::string_view kAfterTest[] = {"else", "or", "and", "is", "if", "in", "not"};
-  const bool name = next.kind == Token::Kind::kName &&
-                    std::find(std::begin(kAfterTest), std::end(kAfterTest), next.text) == std::end(kAfterTest);
+  const bool name =
+      next.kind == Token::Kind::kName &&
+      std::find(std::begin(kAfterTest), std::end(kAfterTest), next.text) == std::end(kAfterTest);
   if (next.IsOperator("(")) {
     SPOTD_RETURN_IF_ERROR(ParseArguments(test.get()));
   } else if (literal || name) {  // x is divisibleby 3

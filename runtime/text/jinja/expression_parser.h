@@ -20,7 +20,8 @@ class ExpressionParser {
   Result ParseExpression();             // with inline if
   Result ParseExpressionNoCondition();  // without: what stands after `in` in a for statement
   Result ParseTuple();                  // one expression, or several with commas between
-  // The filters after a set statement's target, applied to an expression that stands for the block's text.
+  // The filters after a set statement's target, applied to an expression that stands for the
+  // block's text.
   Result ParseFilters(ExpressionPtr expression);
 
  private:
@@ -53,7 +54,8 @@ class ExpressionParser {
   std::string TakeComparison();
 
   // Parses operands with `operand` while one of `operators` stands between, grouping from the left.
-  Result ParseLeft(std::initializer_list<std::string_view> operators, Result (ExpressionParser::*operand)());
+  Result ParseLeft(std::initializer_list<std::string_view> operators,
+                   Result (ExpressionParser::*operand)());
 
   ExpressionPtr Make(Expression::Kind kind, const Position& at) const;
   absl::Status CountLink();

@@ -67,7 +67,8 @@ std::string JsonString(const std::string& text, bool ensure_ascii) {
     } else if (c < 0x20 || (ensure_ascii && c > 0x7E && c < 0x10000)) {
       out += Hex('u', 4, c);
     } else if (ensure_ascii && c >= 0x10000) {  // as a surrogate pair
-      out += Hex('u', 4, 0xD800 + ((c - 0x10000) >> 10)) + Hex('u', 4, 0xDC00 + ((c - 0x10000) & 0x3FF));
+      out += Hex('u', 4, 0xD800 + ((c - 0x10000) >> 10)) +
+             Hex('u', 4, 0xDC00 + ((c - 0x10000) & 0x3FF));
     } else {
       AppendUtf8(c, &out);
     }
@@ -158,7 +159,8 @@ class JsonWriter {
       case Kind::kDict:
         return WriteDict(value.AsDict());
       default:
-        return InvalidArgument("an object of type ", value.TypeName(), " cannot be written as JSON");
+        return InvalidArgument("an object of type ", value.TypeName(),
+                               " cannot be written as JSON");
     }
   }
 

@@ -15,11 +15,16 @@ constexpr std::array<std::string_view, 25> kOperators = {
     "//", "**", "==", "!=", "<=", ">=", "+", "-", "*", "/", "%", "~", "<",
     ">",  "=",  "(",  ")",  "[",  "]",  "{", "}", "|", ",", ".", ":"};
 
-bool IsAsciiDigit(char c) { return c >= '0' && c <= '9'; }
-bool IsNameStart(char c) {
-  return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || c == '_' || static_cast<uint8_t>(c) >= 0x80;
+bool IsAsciiDigit(char c) {
+  return c >= '0' && c <= '9';
 }
-bool IsNamePart(char c) { return IsNameStart(c) || IsAsciiDigit(c); }
+bool IsNameStart(char c) {
+  return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || c == '_' ||
+         static_cast<uint8_t>(c) >= 0x80;
+}
+bool IsNamePart(char c) {
+  return IsNameStart(c) || IsAsciiDigit(c);
+}
 
 // All line ends become \n, and one at the very end goes.
 std::string NormalizeNewlines(std::string_view source) {
@@ -44,7 +49,9 @@ class Lexer {
 
  private:
   std::string_view Rest() const { return std::string_view(source_).substr(at_); }
-  bool StartsWith(std::string_view prefix) const { return Rest().substr(0, prefix.size()) == prefix; }
+  bool StartsWith(std::string_view prefix) const {
+    return Rest().substr(0, prefix.size()) == prefix;
+  }
   Position Here() const { return {line_, static_cast<int>(at_ - line_begin_) + 1}; }
   void Advance(size_t bytes);
   void SkipSpace();
@@ -83,7 +90,9 @@ void Lexer::Advance(size_t bytes) {
   }
 }
 
-void Lexer::SkipSpace() { SkipSpaceUpTo(StripLeft(Rest())); }
+void Lexer::SkipSpace() {
+  SkipSpaceUpTo(StripLeft(Rest()));
+}
 
 void Lexer::AddText(std::string_view text, const Position& at) {
   if (!text.empty()) Add(Token::Kind::kText, std::string(text), at);
@@ -103,9 +112,9 @@ absl::StatusOr<std::vector<Token>> Lexer::Run() {
     const size_t begin = at_;
     const Position position = Here();
     size_t tag = source_.find('{', at_);
-    while (tag != std::string::npos && (tag + 1 == source_.size() ||
-                                        std::string_view("{%#").find(source_[tag + 1]) ==
-                                            std::string_view::npos)) {
+    while (tag != std::string::npos &&
+           (tag + 1 == source_.size() ||
+            std::string_view("{%#").find(source_[tag + 1]) == std::string_view::npos)) {
       tag = source_.find('{', tag + 1);
     }
     const size_t end = std::min(tag, source_.size());
@@ -202,7 +211,8 @@ absl::Status Lexer::ReadInside(std::string_view close, bool is_block) {
     SkipSpace();
     if (at_ == source_.size()) return ErrorAt(begin, Concat("\"", close, "\" is missing"));
     const char sign = source_[at_];
-    const bool signed_end = (sign == '-' || (sign == '+' && is_block)) && Rest().substr(1, 2) == close;
+    const bool signed_end =
+        (sign == '-' || (sign == '+' && is_block)) && Rest().substr(1, 2) == close;
     if (open == 0 && (signed_end || StartsWith(close))) {
       Add(is_block ? Token::Kind::kBlockEnd : Token::Kind::kVariableEnd, "", Here());
       Advance(signed_end ? 3 : 2);
@@ -247,7 +257,9 @@ absl::Status Lexer::ReadToken() {
 }
 
 absl::Status Lexer::ReadNumber() {
-  Token token{.kind = Token::Kind::kInt, .at = Here()};
+  Token token;
+  token.kind = Token::Kind::kInt;
+  token.at = Here();
   std::string digits;
   size_t end = at_;
   const auto read_digits = [&] {
@@ -263,7 +275,8 @@ absl::Status Lexer::ReadNumber() {
     read_digits();
   }
   if (end < source_.size() && (source_[end] == 'e' || source_[end] == 'E')) {
-    const bool is_signed = end + 1 < source_.size() && (source_[end + 1] == '-' || source_[end + 1] == '+');
+    const bool is_signed =
+        end + 1 < source_.size() && (source_[end + 1] == '-' || source_[end + 1] == '+');
     if (digit_at(end + 1 + static_cast<size_t>(is_signed))) {
       token.kind = Token::Kind::kFloat;
       digits += 'e';
@@ -276,7 +289,8 @@ absl::Status Lexer::ReadNumber() {
   const bool is_int = token.kind == Token::Kind::kInt;
   const auto result = is_int ? std::from_chars(digits.data(), last, token.int_value)
                              : std::from_chars(digits.data(), last, token.float_value);
-  if (result.ec != std::errc()) return ErrorAt(token.at, Concat("number ", digits, " is too large"));
+  if (result.ec != std::errc())
+    return ErrorAt(token.at, Concat("number ", digits, " is too large"));
   tokens_.push_back(std::move(token));
   Advance(end - at_);
   return absl::OkStatus();
@@ -332,7 +346,8 @@ absl::Status Lexer::ReadEscape(std::string* out) {
   const auto [end, error] = std::from_chars(digits, limit, value, octal ? 8 : 16);
   const bool complete = octal || end == digits + max_digits;
   const bool scalar = value < 0x110000 && (value < 0xD800 || value > 0xDFFF);
-  if (error != std::errc() || !complete || !scalar) return ErrorAt(begin, "a broken escape in a string");
+  if (error != std::errc() || !complete || !scalar)
+    return ErrorAt(begin, "a broken escape in a string");
   AppendUtf8(value, out);
   Advance(static_cast<size_t>(end - digits));
   return absl::OkStatus();

@@ -1,5 +1,6 @@
-// Cuts template source into text and the tokens inside {{ }}, {% %}, with the white-space rules that transformers sets:
-// trim_blocks (the newline after a block tag goes) and lstrip_blocks (so does the indentation before one).
+// Cuts template source into text and the tokens inside {{ }}, {% %}, with the white-space rules
+// that transformers sets: trim_blocks (the newline after a block tag goes) and lstrip_blocks (so
+// does the indentation before one).
 #pragma once
 
 #include <cstdint>

@@ -16,24 +16,32 @@ using Kind = Value::Kind;
 
 constexpr std::string_view kOverflow = "a number is too large";
 
-bool IsInteger(const Value& value) { return value.Is(Kind::kInt) || value.Is(Kind::kBool); }
+bool IsInteger(const Value& value) {
+  return value.Is(Kind::kInt) || value.Is(Kind::kBool);
+}
 
-absl::Status Unusable(const Value& value) { return InvalidArgument(value.WhyUndefined()); }
+absl::Status Unusable(const Value& value) {
+  return InvalidArgument(value.WhyUndefined());
+}
 
 absl::Status Unsupported(std::string_view op, const Value& left, const Value& right) {
   for (const Value* value : {&left, &right}) {
     if (value->Is(Kind::kUndefined)) return Unusable(*value);
   }
-  return InvalidArgument("\"", op, "\" does not work on ", left.TypeName(), " and ", right.TypeName());
+  return InvalidArgument("\"", op, "\" does not work on ", left.TypeName(), " and ",
+                         right.TypeName());
 }
 
 absl::StatusOr<Value> Power(int64_t base, int64_t exponent) {
-  if (exponent < 0) return Value::Float(std::pow(static_cast<double>(base), static_cast<double>(exponent)));
+  if (exponent < 0)
+    return Value::Float(std::pow(static_cast<double>(base), static_cast<double>(exponent)));
   int64_t result = 1;
   while (exponent > 0) {
-    if (exponent % 2 == 1 && __builtin_mul_overflow(result, base, &result)) return InvalidArgument(kOverflow);
+    if (exponent % 2 == 1 && __builtin_mul_overflow(result, base, &result))
+      return InvalidArgument(kOverflow);
     exponent /= 2;
-    if (exponent > 0 && __builtin_mul_overflow(base, base, &base)) return InvalidArgument(kOverflow);
+    if (exponent > 0 && __builtin_mul_overflow(base, base, &base))
+      return InvalidArgument(kOverflow);
   }
   return Value::Int(result);
 }
@@ -54,9 +62,9 @@ absl::StatusOr<Value> FloorDivide(std::string_view op, int64_t left, int64_t rig
 
 absl::StatusOr<Value> IntArithmetic(std::string_view op, int64_t left, int64_t right) {
   int64_t result = 0;
-  if (op == "+" ? __builtin_add_overflow(left, right, &result)
-                : op == "-" ? __builtin_sub_overflow(left, right, &result)
-                            : op == "*" && __builtin_mul_overflow(left, right, &result)) {
+  if (op == "+"   ? __builtin_add_overflow(left, right, &result)
+      : op == "-" ? __builtin_sub_overflow(left, right, &result)
+                  : op == "*" && __builtin_mul_overflow(left, right, &result)) {
     return InvalidArgument(kOverflow);
   }
   if (op == "//" || op == "%") return FloorDivide(op, left, right);
@@ -80,7 +88,8 @@ absl::StatusOr<Value> FloatArithmetic(std::string_view op, double left, double r
 absl::StatusOr<Value> Repeat(const Value& value, int64_t times, Budget* budget) {
   const auto count = static_cast<size_t>(std::max<int64_t>(times, 0));
   const size_t size = value.Is(Kind::kString) ? value.AsString().size() : value.AsList().size();
-  if (size > 0 && count > budget->left() / size) return InvalidArgument("the template does too much work");
+  if (size > 0 && count > budget->left() / size)
+    return InvalidArgument("the template does too much work");
   SPOTD_RETURN_IF_ERROR(budget->Spend(size * count));
   if (value.Is(Kind::kString)) {
     std::string text;
@@ -120,10 +129,12 @@ absl::StatusOr<bool> Contains(const Value& container, const Value& item, Budget*
   if (!container.Is(Kind::kList)) return Unsupported("in", item, container);
   SPOTD_RETURN_IF_ERROR(budget->Spend(container.weight()));
   const auto& items = container.AsList();
-  return std::any_of(items.begin(), items.end(), [&](const Value& other) { return other.Equals(item); });
+  return std::any_of(items.begin(), items.end(),
+                     [&](const Value& other) { return other.Equals(item); });
 }
 
-absl::StatusOr<bool> ListLess(const std::vector<Value>& left, const std::vector<Value>& right, Budget* budget) {
+absl::StatusOr<bool> ListLess(const std::vector<Value>& left, const std::vector<Value>& right,
+                              Budget* budget) {
   for (size_t i = 0; i < std::min(left.size(), right.size()); ++i) {
     if (!left[i].Equals(right[i])) return Less(left[i], right[i], budget);
   }
@@ -155,10 +166,12 @@ Value LoopAttribute(const LoopState& loop, const std::string& name) {
   if (name == "depth") return Value::Int(loop.nesting);
   if (name == "depth0") return Value::Int(loop.nesting - 1);
   if (name == "previtem") {
-    return index > 0 ? (*loop.items)[loop.index - 1] : Value::MakeUndefined("there is no previous item");
+    return index > 0 ? (*loop.items)[loop.index - 1]
+                     : Value::MakeUndefined("there is no previous item");
   }
   if (name == "nextitem") {
-    return index + 1 < size ? (*loop.items)[loop.index + 1] : Value::MakeUndefined("there is no next item");
+    return index + 1 < size ? (*loop.items)[loop.index + 1]
+                            : Value::MakeUndefined("there is no next item");
   }
   return Value::MakeUndefined(Concat("'loop' has no attribute '", name, "'"));
 }
@@ -176,7 +189,8 @@ absl::StatusOr<int64_t> SlicePart(const Value& part, int64_t absent) {
 }
 
 // As Python's slice.indices.
-absl::StatusOr<SliceRange> ResolveSlice(const Value& start, const Value& stop, const Value& step, int64_t size) {
+absl::StatusOr<SliceRange> ResolveSlice(const Value& start, const Value& stop, const Value& step,
+                                        int64_t size) {
   SPOTD_ASSIGN_OR_RETURN(const int64_t by, SlicePart(step, 1));
   if (by == 0) return InvalidArgument("a slice with step zero");
   const bool back = by < 0;
@@ -192,8 +206,10 @@ absl::StatusOr<SliceRange> ResolveSlice(const Value& start, const Value& stop, c
   SPOTD_ASSIGN_OR_RETURN(const int64_t last, resolve(stop, back ? low : high));
   const int64_t distance = back ? first - last : last - first;
   if (distance <= 0) return SliceRange{first, by, 0};
-  const uint64_t stride = back ? uint64_t{0} - static_cast<uint64_t>(by) : static_cast<uint64_t>(by);
-  return SliceRange{first, by, static_cast<size_t>((static_cast<uint64_t>(distance) - 1) / stride + 1)};
+  const uint64_t stride =
+      back ? uint64_t{0} - static_cast<uint64_t>(by) : static_cast<uint64_t>(by);
+  return SliceRange{first, by,
+                    static_cast<size_t>((static_cast<uint64_t>(distance) - 1) / stride + 1)};
 }
 
 template <typename T>
@@ -217,7 +233,8 @@ size_t FindText(std::string_view text, std::string_view needle, size_t from) {
                           : static_cast<size_t>(static_cast<const char*>(found) - text.data());
 }
 
-absl::StatusOr<Value> Arithmetic(std::string_view op, const Value& left, const Value& right, Budget* budget) {
+absl::StatusOr<Value> Arithmetic(std::string_view op, const Value& left, const Value& right,
+                                 Budget* budget) {
   if (left.IsNumber() && right.IsNumber()) {
     const bool integers = IsInteger(left) && IsInteger(right) && op != "/";
     return integers ? IntArithmetic(op, left.AsInt(), right.AsInt())
@@ -252,7 +269,8 @@ absl::StatusOr<bool> Less(const Value& left, const Value& right, Budget* budget)
   return Unsupported("<", left, right);
 }
 
-absl::StatusOr<bool> Compare(std::string_view op, const Value& left, const Value& right, Budget* budget) {
+absl::StatusOr<bool> Compare(std::string_view op, const Value& left, const Value& right,
+                             Budget* budget) {
   SPOTD_RETURN_IF_ERROR(budget->Spend(std::min(left.weight(), right.weight())));
   if (op == "==") return left.Equals(right);
   if (op == "!=") return !left.Equals(right);
@@ -260,7 +278,7 @@ absl::StatusOr<bool> Compare(std::string_view op, const Value& left, const Value
   if (op == "<") return Less(left, right, budget);
   if (op == ">") return Less(right, left, budget);
   const bool orders_reversed = op == "<=";  // a <= b is not (b < a)
-  SPOTD_ASSIGN_OR_RETURN(const bool opposite, op == "not in"     ? Contains(right, left, budget)
+  SPOTD_ASSIGN_OR_RETURN(const bool opposite, op == "not in"    ? Contains(right, left, budget)
                                               : orders_reversed ? Less(right, left, budget)
                                                                 : Less(left, right, budget));
   const bool has_nan = left.IsNumber() && right.IsNumber() &&
@@ -271,7 +289,7 @@ absl::StatusOr<bool> Compare(std::string_view op, const Value& left, const Value
 absl::StatusOr<Value> GetAttribute(const Value& object, const std::string& name) {
   if (object.Is(Kind::kUndefined)) return Unusable(object);
   if (HasMethod(object, name)) {
-    return Value::OfCallable(Callable{.name = name, .self = object, .is_method = true});
+    return Value::OfCallable(Callable::OfMethod(name, object));
   }
   const Value* found = object.Is(Kind::kDict)        ? object.Find(Value::String(name))
                        : object.Is(Kind::kNamespace) ? object.AsNamespace()->Find(name)
@@ -298,19 +316,21 @@ absl::StatusOr<Value> GetItem(const Value& object, const Value& key, Budget* bud
   return Value::MakeUndefined(Concat("the ", object.TypeName(), " has no such item"));
 }
 
-absl::StatusOr<Value> GetSlice(const Value& object, const Value& start, const Value& stop, const Value& step,
-                               Budget* budget) {
+absl::StatusOr<Value> GetSlice(const Value& object, const Value& start, const Value& stop,
+                               const Value& step, Budget* budget) {
   if (object.Is(Kind::kUndefined)) return Unusable(object);
   if (object.Is(Kind::kString)) {
     SPOTD_RETURN_IF_ERROR(budget->Spend(object.AsString().size()));
     const std::vector<uint32_t> characters = Characters(object.AsString());
-    SPOTD_ASSIGN_OR_RETURN(const SliceRange range,
-                           ResolveSlice(start, stop, step, static_cast<int64_t>(characters.size())));
+    SPOTD_ASSIGN_OR_RETURN(
+        const SliceRange range,
+        ResolveSlice(start, stop, step, static_cast<int64_t>(characters.size())));
     return Value::String(FromCharacters(Pick(characters, range)));
   }
   if (!object.Is(Kind::kList)) return InvalidArgument("a ", object.TypeName(), " has no slices");
-  SPOTD_ASSIGN_OR_RETURN(const SliceRange range,
-                         ResolveSlice(start, stop, step, static_cast<int64_t>(object.AsList().size())));
+  SPOTD_ASSIGN_OR_RETURN(
+      const SliceRange range,
+      ResolveSlice(start, stop, step, static_cast<int64_t>(object.AsList().size())));
   SPOTD_RETURN_IF_ERROR(budget->Spend(range.count));
   return MakeSequence(Pick(object.AsList(), range), object.IsTuple());
 }

@@ -20,7 +20,8 @@ using Names = std::initializer_list<std::string_view>;
 class Parser {
  public:
   explicit Parser(std::vector<Token> tokens) : tokens_(std::move(tokens)) {}
-  // Up to a tag named in `ends`, which stays to be read; with no ends, up to the end of the template.
+  // Up to a tag named in `ends`, which stays to be read; with no ends, up to the end of the
+  // template.
   absl::Status ParseBody(Names ends, Body* body);
 
  private:
@@ -63,7 +64,8 @@ bool IsOneOf(const Token& token, Names names) {
 }
 
 absl::Status Parser::ParseBody(Names ends, Body* body) {
-  if (++depth_ > kMaxBlockNesting) return ErrorAt(tokens_.Peek().at, "blocks are nested too deeply");
+  if (++depth_ > kMaxBlockNesting)
+    return ErrorAt(tokens_.Peek().at, "blocks are nested too deeply");
   while (true) {
     const Token& token = tokens_.Peek();
     Result statement;
@@ -113,7 +115,8 @@ Parser::Result Parser::ParseTag() {
 absl::Status Parser::ParseEndOf(std::string_view name) {
   SPOTD_RETURN_IF_ERROR(tokens_.Expect(Token::Kind::kBlockBegin, "\"{%\""));
   if (!tokens_.SkipName(name)) {
-    return ErrorAt(tokens_.Peek().at, Concat("\"", name, "\" expected, found ", Describe(tokens_.Peek())));
+    return ErrorAt(tokens_.Peek().at,
+                   Concat("\"", name, "\" expected, found ", Describe(tokens_.Peek())));
   }
   return EndTag();
 }
@@ -192,9 +195,11 @@ Parser::Result Parser::ParseSet(StatementPtr statement) {
   statement->kind = Kind::kSetBlock;
   if (statement->targets.size() != 1) return ErrorAt(statement->at, "a set block has one name");
   auto text = std::make_unique<Expression>();
-  text->kind = Expression::Kind::kName;  // the interpreter defines the empty name as the block's text
+  text->kind =
+      Expression::Kind::kName;  // the interpreter defines the empty name as the block's text
   text->at = statement->at;
-  SPOTD_ASSIGN_OR_RETURN(statement->value, ExpressionParser(&tokens_).ParseFilters(std::move(text)));
+  SPOTD_ASSIGN_OR_RETURN(statement->value,
+                         ExpressionParser(&tokens_).ParseFilters(std::move(text)));
   SPOTD_RETURN_IF_ERROR(EndTag());
   SPOTD_RETURN_IF_ERROR(ParseBody({"endset"}, &statement->body));
   SPOTD_RETURN_IF_ERROR(ParseEndOf("endset"));
@@ -206,7 +211,8 @@ absl::Status Parser::ParseParameters(MacroDefinition* macro) {
   while (!tokens_.SkipOperator(")")) {
     if (!macro->parameters.empty()) SPOTD_RETURN_IF_ERROR(tokens_.ExpectOperator(","));
     if (tokens_.SkipOperator(")")) break;
-    if (macro->parameters.size() == kMaxDictSize) return ErrorAt(tokens_.Peek().at, "too many names");
+    if (macro->parameters.size() == kMaxDictSize)
+      return ErrorAt(tokens_.Peek().at, "too many names");
     MacroDefinition::Parameter parameter;
     SPOTD_ASSIGN_OR_RETURN(parameter.name, tokens_.ExpectName());
     if (tokens_.SkipOperator("=")) {

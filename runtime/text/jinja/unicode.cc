@@ -12,9 +12,15 @@ namespace {
 utf8proc_category_t Category(uint32_t character) {
   return utf8proc_category(static_cast<utf8proc_int32_t>(character));
 }
-uint32_t UpperOf(uint32_t c) { return static_cast<uint32_t>(utf8proc_toupper(static_cast<int32_t>(c))); }
-uint32_t LowerOf(uint32_t c) { return static_cast<uint32_t>(utf8proc_tolower(static_cast<int32_t>(c))); }
-uint32_t TitleOf(uint32_t c) { return static_cast<uint32_t>(utf8proc_totitle(static_cast<int32_t>(c))); }
+uint32_t UpperOf(uint32_t c) {
+  return static_cast<uint32_t>(utf8proc_toupper(static_cast<int32_t>(c)));
+}
+uint32_t LowerOf(uint32_t c) {
+  return static_cast<uint32_t>(utf8proc_tolower(static_cast<int32_t>(c)));
+}
+uint32_t TitleOf(uint32_t c) {
+  return static_cast<uint32_t>(utf8proc_totitle(static_cast<int32_t>(c)));
+}
 
 bool IsStripped(uint32_t character, const std::vector<uint32_t>& set, bool white_space) {
   if (white_space) return IsSpace(character);
@@ -46,7 +52,9 @@ bool IsLetter(uint32_t character) {
   return category >= UTF8PROC_CATEGORY_LU && category <= UTF8PROC_CATEGORY_LO;
 }
 
-bool IsDigit(uint32_t character) { return Category(character) == UTF8PROC_CATEGORY_ND; }
+bool IsDigit(uint32_t character) {
+  return Category(character) == UTF8PROC_CATEGORY_ND;
+}
 
 bool IsPrintable(uint32_t character) {
   if (character == ' ') return true;
@@ -97,8 +105,12 @@ std::string_view StripRight(std::string_view text, const std::string* set) {
   return text;
 }
 
-std::string Upper(std::string_view text) { return MapCharacters(text, UpperOf); }
-std::string Lower(std::string_view text) { return MapCharacters(text, LowerOf); }
+std::string Upper(std::string_view text) {
+  return MapCharacters(text, UpperOf);
+}
+std::string Lower(std::string_view text) {
+  return MapCharacters(text, LowerOf);
+}
 
 std::string Capitalize(std::string_view text) {
   bool first = true;

@@ -30,6 +30,7 @@ std::string Upper(std::string_view text);
 std::string Lower(std::string_view text);
 std::string Capitalize(std::string_view text);  // first character upper, the rest lower
 std::string Title(std::string_view text);       // as str.title
-std::string TitleFilter(std::string_view text); // as Jinja's filter: words begin after white space and -({[<
+std::string TitleFilter(
+    std::string_view text);  // as Jinja's filter: words begin after white space and -({[<
 
 }  // namespace spotd::text::jinja

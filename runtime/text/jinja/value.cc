@@ -7,7 +7,8 @@
 namespace spotd::text::jinja {
 namespace {
 
-// Makes room for `item` in a container of this depth and weight. Callables refer to scopes, which they must not outlive.
+// Makes room for `item` in a container of this depth and weight. Callables refer to scopes, which
+// they must not outlive.
 absl::Status AddItem(const Value& item, int* depth, size_t* weight) {
   if (item.Is(Value::Kind::kCallable)) return InvalidArgument("a macro or method cannot be stored");
   if (item.Is(Value::Kind::kLoop)) return InvalidArgument("the loop object cannot be stored");
@@ -68,7 +69,9 @@ const LoopState& Value::AsLoop() const {
 const Callable& Value::AsCallable() const {
   return *std::get<std::shared_ptr<const Callable>>(data_);
 }
-const std::string& Value::WhyUndefined() const { return *std::get<Undefined>(data_).why; }
+const std::string& Value::WhyUndefined() const {
+  return *std::get<Undefined>(data_).why;
+}
 
 int64_t Value::AsInt() const {
   return Is(Kind::kBool) ? static_cast<int64_t>(AsBool()) : std::get<int64_t>(data_);
@@ -202,11 +205,32 @@ absl::StatusOr<Value> MakeDict(std::vector<std::pair<Value, Value>> entries) {
   return Value(Value::Data(std::make_shared<const DictData>(std::move(data))));
 }
 
+Callable Callable::OfMacro(const MacroDefinition* macro, Scope* scope) {
+  Callable callable;
+  callable.macro = macro;
+  callable.scope = scope;
+  return callable;
+}
+
+Callable Callable::OfFunction(std::string name) {
+  Callable callable;
+  callable.name = std::move(name);
+  return callable;
+}
+
+Callable Callable::OfMethod(std::string name, Value self) {
+  Callable callable = OfFunction(std::move(name));
+  callable.self = std::move(self);
+  callable.is_method = true;
+  return callable;
+}
+
 absl::Status Namespace::Set(const std::string& name, Value value) {
   int depth = 1;
   size_t weight = 1;
   SPOTD_RETURN_IF_ERROR(AddItem(value, &depth, &weight));
-  if (depth > kMaxDepth / 2) return InvalidArgument("a namespace cannot hold values nested so deeply");
+  if (depth > kMaxDepth / 2)
+    return InvalidArgument("a namespace cannot hold values nested so deeply");
   for (auto& [existing, old] : attributes_) {
     if (existing != name) continue;
     old = std::move(value);

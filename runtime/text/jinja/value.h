@@ -1,8 +1,9 @@
-// A value of the template language: what Python's None, bool, int, float, str, list, tuple and dict are to Jinja, and
-// the few objects that templates meet (undefined, namespace, loop, callables).
+// A value of the template language: what Python's None, bool, int, float, str, list, tuple and dict
+// are to Jinja, and the few objects that templates meet (undefined, namespace, loop, callables).
 //
-// Values are cheap to copy (strings and containers are shared) and immutable, except namespaces. They form no cycles
-// and their nesting is bounded: MakeList, MakeDict and Namespace::Set refuse what would break that.
+// Values are cheap to copy (strings and containers are shared) and immutable, except namespaces.
+// They form no cycles and their nesting is bounded: MakeList, MakeDict and Namespace::Set refuse
+// what would break that.
 #pragma once
 
 #include <cstdint>
@@ -25,7 +26,8 @@ struct ListData;
 struct DictData;
 
 struct Undefined {
-  std::shared_ptr<const std::string> why;  // for the message when it is used, e.g. "'x' is undefined"
+  std::shared_ptr<const std::string>
+      why;  // for the message when it is used, e.g. "'x' is undefined"
 };
 struct None {};
 
@@ -51,8 +53,12 @@ class Value {
   static Value Float(double value) { return Value(Data(value)); }
   static Value String(std::string value);
   static Value MakeUndefined(std::string why);
-  static Value OfNamespace(std::shared_ptr<Namespace> value) { return Value(Data(std::move(value))); }
-  static Value OfLoop(std::shared_ptr<const LoopState> value) { return Value(Data(std::move(value))); }
+  static Value OfNamespace(std::shared_ptr<Namespace> value) {
+    return Value(Data(std::move(value)));
+  }
+  static Value OfLoop(std::shared_ptr<const LoopState> value) {
+    return Value(Data(std::move(value)));
+  }
   static Value OfCallable(Callable value);
 
   Kind kind() const { return static_cast<Kind>(data_.index()); }
@@ -71,13 +77,14 @@ class Value {
   const Callable& AsCallable() const;
   const std::string& WhyUndefined() const;
 
-  int64_t AsInt() const;     // of an int or a bool
-  double AsNumber() const;   // of a number
+  int64_t AsInt() const;                      // of an int or a bool
+  double AsNumber() const;                    // of a number
   const Value* Find(const Value& key) const;  // in a dict; nullptr when absent
 
   // How deep containers are nested in this value; 0 for a value that is none.
   int depth() const;
-  // Values inside, counted as often as they are reached: the work of walking over this one. At least 1.
+  // Values inside, counted as often as they are reached: the work of walking over this one. At
+  // least 1.
   size_t weight() const;
 
   // As Python's bool() and ==.
@@ -87,10 +94,10 @@ class Value {
   std::string_view TypeName() const;
 
  private:
-  using Data = std::variant<Undefined, None, bool, int64_t, double, std::shared_ptr<const std::string>,
-                            std::shared_ptr<const ListData>, std::shared_ptr<const DictData>,
-                            std::shared_ptr<Namespace>, std::shared_ptr<const LoopState>,
-                            std::shared_ptr<const Callable>>;
+  using Data = std::variant<Undefined, None, bool, int64_t, double,
+                            std::shared_ptr<const std::string>, std::shared_ptr<const ListData>,
+                            std::shared_ptr<const DictData>, std::shared_ptr<Namespace>,
+                            std::shared_ptr<const LoopState>, std::shared_ptr<const Callable>>;
   explicit Value(Data data) : data_(std::move(data)) {}
 
   friend absl::StatusOr<Value> MakeSequence(std::vector<Value> items, bool tuple);
@@ -147,8 +154,13 @@ class Scope;
 
 // A macro, a global function, or a method together with its object.
 struct Callable {
+  static Callable OfMacro(const MacroDefinition* macro, Scope* scope);
+  static Callable OfFunction(std::string name);
+  static Callable OfMethod(std::string name, Value self);
+
   const MacroDefinition* macro = nullptr;
-  Scope* scope = nullptr;  // where the macro was defined; it outlives every use, as macros cannot be stored elsewhere
+  Scope* scope = nullptr;  // where the macro was defined; it outlives every use, as macros cannot
+                           // be stored elsewhere
   std::string name;        // of a function or method
   Value self;
   bool is_method = false;
