@@ -16,24 +16,18 @@
 // The number of splits depends on the row's own tile count and the device only, and splits merge in
 // order: a row's result does not depend on its neighbours, and choosing every block gives dense
 // attention's bits.
+#include "kernels/cuda/attend_state.cuh"
 #include "kernels/cuda/launch.cuh"
-#include "kernels/cuda/paged.cuh"
 
 namespace spotd::kernels::cuda {
 namespace {
 
-constexpr int kWarps = 4;
-constexpr int kThreads = kWarps * 32;
 constexpr int kTileTokens = 16;
 constexpr int kMinTilesPerSplit = 8;
 constexpr int kBlocksPerSm = 3;
 // A new maximum rescales the sums only when it exceeds the old one by this much (log2): weights
 // stay below 2^6.
 constexpr float kRescaleSlack = 6.0f;
-
-// Partial result of one split and head: max and sum in the log2 domain, then head_dim unnormalised
-// outputs.
-constexpr int kPartialHeader = 4;  // floats, so that the outputs stay 16-byte aligned
 
 struct Launched {
   AttendArgs args;
@@ -45,6 +39,22 @@ struct Launched {
 int MaxSplits(const LaunchContext& ctx, int32_t kv_heads) {
   const int splits = ctx.sm_count * kBlocksPerSm / kv_heads;
   return splits > 1 ? splits : 1;
+}
+
+// Tiles of a split: as many splits as the device takes at once, whole rounds of the warps, at least
+// kMinTilesPerSplit.
+__device__ inline int SplitTiles(int tiles, int max_splits) {
+  const int even = (tiles + max_splits - 1) / max_splits;
+  return max(kMinTilesPerSplit, (even + kAttendWarps - 1) / kAttendWarps * kAttendWarps);
+}
+
+__device__ inline int FetchAddOrdered(int32_t* counter, int value) {
+  int before;
+  asm volatile("atom.add.acq_rel.gpu.global.s32 %0, [%1], %2;"
+               : "=r"(before)
+               : "l"(counter), "r"(value)
+               : "memory");
+  return before;
 }
 
 // The tiles of one (row, KV head).
@@ -96,21 +106,6 @@ __device__ inline Tile FindTile(const KvLayer& layer, const RowTiles& tiles, int
 __device__ inline Tile Broadcast(const Tile& tile, int lane) {
   const auto keys = __shfl_sync(kFullMask, reinterpret_cast<unsigned long long>(tile.keys), lane);
   return {reinterpret_cast<const Bf16x*>(keys), __shfl_sync(kFullMask, tile.first_token, lane)};
-}
-
-// One warp's running softmax over the tiles it has seen. Heads: group member g, and g + 8 when
-// kHeadTiles is 2.
-template <int kDim, int kHeadTiles>
-struct WarpState {
-  float max[kHeadTiles];  // of head g (+ 8), log2 domain
-  float sum[kHeadTiles];  // this lane's part
-  float out[kHeadTiles][kDim / 16]
-           [4];  // heads 2t, 2t + 1 at the dims of SlotDim(i) and SlotDim(i + kDim / 16)
-};
-
-// Output dim of slot i: lane g owns dims 8g .. 8g + 7 of every 64.
-__device__ inline int SlotDim(int slot, int g) {
-  return slot / 8 * 64 + 8 * g + slot % 8;
 }
 
 template <int kDim>
@@ -259,7 +254,7 @@ __device__ inline void AddValues(const float (&weights)[2][4], const uint4 (&val
   }
 }
 
-// Streams the warp's tiles: begin, begin + kWarps, ... below end.
+// Streams the warp's tiles: begin, begin + kAttendWarps, ... below end.
 template <int kDim, int kHeadTiles>
 __device__ inline void StreamTiles(const AttendArgs& args, const RowTiles& tiles, int kv_head,
                                    int begin, int end, const uint4 (&q)[kHeadTiles][kDim / 32],
@@ -271,7 +266,7 @@ __device__ inline void StreamTiles(const AttendArgs& args, const RowTiles& tiles
     return index < end ? FindTile(args.layer, tiles, kv_head, index) : Tile{nullptr, 0};
   };
 
-  Tile ahead = fetch(begin + lane * kWarps);  // lane i: the i-th of the next 32 tiles
+  Tile ahead = fetch(begin + lane * kAttendWarps);  // lane i: the i-th of the next 32 tiles
   Tile tile = Broadcast(ahead, 0);
   uint4 keys[2][kDim / 32];
   uint4 values[4][kDim / 64];
@@ -280,12 +275,12 @@ __device__ inline void StreamTiles(const AttendArgs& args, const RowTiles& tiles
     LoadValues<kDim>(tile.keys + value_offset, values);
   }
   int step = 0;
-  for (int index = begin; index < end; index += kWarps) {
+  for (int index = begin; index < end; index += kAttendWarps) {
     const int valid = tiles.kv_len - tile.first_token;
     step = (step + 1) % 32;
-    if (step == 0) ahead = fetch(index + kWarps + lane * kWarps);
+    if (step == 0) ahead = fetch(index + kAttendWarps + lane * kAttendWarps);
     const Tile next = Broadcast(ahead, step);
-    const bool more = index + kWarps < end;
+    const bool more = index + kAttendWarps < end;
 
     float scores[2][4] = {};
     Scores<kDim, kHeadTiles>(q, keys, scale, valid, scores);
@@ -298,123 +293,8 @@ __device__ inline void StreamTiles(const AttendArgs& args, const RowTiles& tiles
   }
 }
 
-// Shared memory of the merge over a thread block's warps.
 template <int kDim, int kHeadTiles>
-struct MergeSpace {
-  float max[kWarps][kHeadTiles * 8];
-  float sum[kWarps][kHeadTiles * 8];
-  float out[kWarps][kHeadTiles * 8][kDim + 4];
-};
-
-template <int kDim, int kHeadTiles>
-__device__ inline void WriteState(WarpState<kDim, kHeadTiles>& state,
-                                  MergeSpace<kDim, kHeadTiles>& space) {
-  const int warp = threadIdx.x / 32;
-  const int g = threadIdx.x % 32 / 4;
-  const int t = threadIdx.x % 4;
-#pragma unroll
-  for (int h = 0; h < kHeadTiles; ++h) {
-    float sum = state.sum[h];
-    sum += __shfl_xor_sync(kFullMask, sum, 1);
-    sum += __shfl_xor_sync(kFullMask, sum, 2);
-    if (t == 0) {
-      space.max[warp][h * 8 + g] = state.max[h];
-      space.sum[warp][h * 8 + g] = sum;
-    }
-#pragma unroll
-    for (int i = 0; i < kDim / 16; ++i) {
-#pragma unroll
-      for (int j = 0; j < 4; ++j) {
-        space.out[warp][h * 8 + 2 * t + j % 2][SlotDim(i + j / 2 * (kDim / 16), g)] =
-            state.out[h][i][j];
-      }
-    }
-  }
-}
-
-// Weight of a partial sum under the common maximum; an empty part has maximum -inf and weighs
-// nothing.
-__device__ inline float MergeFactor(float max, float common) {
-  return max == -INFINITY ? 0.0f : Exp2(max - common);
-}
-
-__device__ inline void WriteOutput(const AttendArgs& args, int row, int head, int dim, float4 out,
-                                   float max, float sum) {
-  const float inverse = sum > 0 ? 1.0f / sum : 0.0f;
-  auto* to = static_cast<Bf16x*>(args.out) +
-             (int64_t{row} * args.q_heads + head) * args.layer.head_dim + dim;
-  *reinterpret_cast<uint2*>(to) = {PackBf16(out.x * inverse, out.y * inverse),
-                                   PackBf16(out.z * inverse, out.w * inverse)};
-  if (dim == 0 && args.lse != nullptr) {
-    args.lse[int64_t{row} * args.q_heads + head] =
-        sum > 0 ? (max + __log2f(sum)) * kLn2 : -INFINITY;
-  }
-}
-
-__device__ inline void AddScaled(float4& to, const float4& from, float factor) {
-  to.x += from.x * factor;
-  to.y += from.y * factor;
-  to.z += from.z * factor;
-  to.w += from.w * factor;
-}
-
-// Merges the warps; the result goes to the output, or to this split's partial when there are
-// several.
-template <int kDim, int kHeadTiles>
-__device__ inline void MergeWarps(const Launched& launch, MergeSpace<kDim, kHeadTiles>& space,
-                                  int row, int kv_head, int group, float* partial) {
-  for (int item = threadIdx.x; item < group * kDim / 4; item += kThreads) {
-    const int h = item / (kDim / 4);
-    const int dim = item % (kDim / 4) * 4;
-    float max = -INFINITY;
-    for (int w = 0; w < kWarps; ++w) max = fmaxf(max, space.max[w][h]);
-    float sum = 0;
-    float4 out = {0, 0, 0, 0};
-    for (int w = 0; w < kWarps; ++w) {
-      const float factor = MergeFactor(space.max[w][h], max);
-      sum += space.sum[w][h] * factor;
-      AddScaled(out, *reinterpret_cast<const float4*>(&space.out[w][h][dim]), factor);
-    }
-    if (partial == nullptr) {
-      WriteOutput(launch.args, row, kv_head * group + h, dim, out, max, sum);
-    } else {
-      float* to = partial + h * (kPartialHeader + kDim);
-      *reinterpret_cast<float4*>(to + kPartialHeader + dim) = out;
-      if (dim == 0) *reinterpret_cast<float2*>(to) = {max, sum};
-    }
-  }
-}
-
-// Merges all splits of (row, KV head), in order.
-template <int kDim>
-__device__ inline void MergeSplits(const Launched& launch, int row, int kv_head, int group,
-                                   int splits, const float* partials) {
-  const int stride = group * (kPartialHeader + kDim);
-  for (int item = threadIdx.x; item < group * kDim / 4; item += kThreads) {
-    const int h = item / (kDim / 4);
-    const int dim = item % (kDim / 4) * 4;
-    const float* from = partials + h * (kPartialHeader + kDim);
-    float max = -INFINITY;
-#pragma unroll 16
-    for (int s = 0; s < splits; ++s) max = fmaxf(max, __ldcg(from + int64_t{s} * stride));
-    float sum = 0;
-    float4 out = {0, 0, 0, 0};
-#pragma unroll 16
-    for (int s = 0; s < splits; ++s) {
-      const float2 head = __ldcg(reinterpret_cast<const float2*>(from + int64_t{s} * stride));
-      const float factor = MergeFactor(head.x, max);
-      sum += head.y * factor;
-      AddScaled(out,
-                __ldcg(reinterpret_cast<const float4*>(from + int64_t{s} * stride + kPartialHeader +
-                                                       dim)),
-                factor);
-    }
-    WriteOutput(launch.args, row, kv_head * group + h, dim, out, max, sum);
-  }
-}
-
-template <int kDim, int kHeadTiles>
-__global__ __launch_bounds__(kThreads, kDim <= 128 ? kBlocksPerSm : 1) void AttendKernel(
+__global__ __launch_bounds__(kAttendThreads, kDim <= 128 ? kBlocksPerSm : 1) void AttendKernel(
     const __grid_constant__ Launched launch) {
   extern __shared__ float4 shared[];
   auto& space = *reinterpret_cast<MergeSpace<kDim, kHeadTiles>*>(shared);
@@ -426,12 +306,6 @@ __global__ __launch_bounds__(kThreads, kDim <= 128 ? kBlocksPerSm : 1) void Atte
   const int kv_head = blockIdx.y;
   const int row = blockIdx.z;
   const int group = args.q_heads / args.layer.kv_heads;
-  const RowTiles tiles = FindTiles(args, row, kv_head);
-  const int chunk =
-      max(kMinTilesPerSplit, (tiles.count + launch.max_splits - 1) / launch.max_splits);
-  const int splits = max(1, (tiles.count + chunk - 1) / chunk);
-  if (split >= splits) return;
-
   const int g = threadIdx.x % 32 / 4;
   const int t = threadIdx.x % 4;
   uint4 q[kHeadTiles][kDim / 32];
@@ -447,6 +321,10 @@ __global__ __launch_bounds__(kThreads, kDim <= 128 ? kBlocksPerSm : 1) void Atte
       q[h][c] = member < group ? *reinterpret_cast<const uint4*>(from + c * 32) : uint4{0, 0, 0, 0};
     }
   }
+  const RowTiles tiles = FindTiles(args, row, kv_head);
+  const int chunk = SplitTiles(tiles.count, launch.max_splits);
+  const int splits = max(1, (tiles.count + chunk - 1) / chunk);
+  if (split >= splits) return;
   const int end = min(tiles.count, (split + 1) * chunk);
   StreamTiles<kDim, kHeadTiles>(args, tiles, kv_head,
                                 split * chunk + static_cast<int>(threadIdx.x / 32), end, q, state);
@@ -455,18 +333,17 @@ __global__ __launch_bounds__(kThreads, kDim <= 128 ? kBlocksPerSm : 1) void Atte
 
   const int64_t pair = int64_t{row} * args.layer.kv_heads + kv_head;
   float* partials = launch.partials + pair * launch.max_splits * group * (kPartialHeader + kDim);
-  MergeWarps(launch, space, row, kv_head, group,
+  MergeWarps(args, space, row, kv_head, group,
              splits == 1 ? nullptr : partials + int64_t{split} * group * (kPartialHeader + kDim));
   if (splits == 1) return;
 
-  // The split that finishes last merges them all.
-  __threadfence();
+  // The split that finishes last merges them all. The barrier and the one thread's release order
+  // everyone's partials.
   __syncthreads();
-  if (threadIdx.x == 0) is_last = atomicAdd(launch.counters + pair, 1) == splits - 1;
+  if (threadIdx.x == 0) is_last = FetchAddOrdered(launch.counters + pair, 1) == splits - 1;
   __syncthreads();
   if (!is_last) return;
-  __threadfence();
-  MergeSplits<kDim>(launch, row, kv_head, group, splits, partials);
+  MergeSplits<kDim>(args, row, kv_head, group, splits, partials);
   if (threadIdx.x == 0) launch.counters[pair] = 0;
 }
 
@@ -477,7 +354,7 @@ cudaError_t LaunchShape(const LaunchContext& ctx, const Launched& launch, int sp
       AttendKernel<kDim, kHeadTiles>, cudaFuncAttributeMaxDynamicSharedMemorySize, kSharedBytes);
   if (error != cudaSuccess) return error;
   const dim3 grid(splits, launch.args.layer.kv_heads, launch.args.batch.num_seqs);
-  return Launch(ctx, AttendKernel<kDim, kHeadTiles>, grid, kThreads, kSharedBytes, launch);
+  return Launch(ctx, AttendKernel<kDim, kHeadTiles>, grid, kAttendThreads, kSharedBytes, launch);
 }
 
 template <int kDim>

@@ -8,8 +8,8 @@
 // What comes out is a boundary (key, index), and a last pass writes the blocks on the good side of
 // it in ascending order. All sums are integers, so the result does not depend on the schedule.
 //
-// One thread block serves a (row, group); for very long contexts a cluster of them, each with a
-// contiguous share of the blocks, on devices that have clusters.
+// A (row, group) is served by a cluster of thread blocks, each with a contiguous share of the row
+// in registers; by one thread block where the row is short or the device has no clusters.
 #include <climits>
 
 #include "kernels/cuda/launch.cuh"
@@ -21,10 +21,12 @@ namespace {
 constexpr int kThreads = 1024;
 constexpr int kWarps = kThreads / 32;
 constexpr int kBins = kThreads;
-constexpr int kMaxCandidates = 1024;
+constexpr int kMaxCandidates = 1024;  // over the cluster
 constexpr int kMaxCluster = 8;
-// Blocks beyond this are worth a cluster: one thread block would be bound by its own arithmetic.
-constexpr int kBlocksPerMember = 8192;
+// Blocks per thread at which another member pays for the cluster's barriers, and the most there are
+// kernels for.
+constexpr int kBlocksPerThread = 2;
+constexpr int kMaxPerThread = 64;
 // Masses vanish this far under the largest lse: bins of a mass-driven rule need not reach further.
 constexpr float kMassRange = 22.5f;
 
@@ -32,6 +34,11 @@ struct Extremes {
   float reserved_max;
   float residual_max;
   float residual_min;  // finite values only
+};
+
+struct Totals {
+  uint64_t reserved;
+  uint64_t residual;
 };
 
 // The chosen residual blocks: key > boundary key, or key equal and index below the boundary index.
@@ -51,66 +58,125 @@ struct Shared {
   uint32_t bin_count[kBins];
   uint32_t bin_low[kBins];  // sums of the masses' low and high halves: 32-bit atomics are native
   uint32_t bin_high[kBins];
-  Candidate candidates[kMaxCandidates];
-  int32_t candidate_count;
-  uint64_t totals[2];  // reserved, residual
-  Extremes extremes;
+  Candidate own[kMaxCandidates];  // this member's candidates
+  union {
+    Candidate all[kMaxCandidates];                // the cluster's
+    uint32_t warp_count[kMaxPerThread * kWarps];  // later: chosen blocks of each round and warp
+  };
   TallySpace tally;
+  Extremes warp_extremes[kWarps];
+  Extremes extremes;
+  Totals warp_totals[kWarps];
+  Totals totals;
+  uint64_t needed;
   Boundary boundary;
   int32_t boundary_bin;  // -1: none
   Tally before_bin;
-  uint32_t warp_count[kWarps];
-  uint32_t member_count;
+  int32_t candidates;
+  uint32_t count;
 };
 
-// A row's problem as every thread knows it.
-struct RowProblem {
-  BudgetRule rule;
-  BudgetPlan plan;
-  const float* lse;
-  int32_t begin;  // this member's blocks
-  int32_t end;
-  double needed;
-  float top;    // residual maximum
-  float scale;  // bins per unit of lse
-};
-
-__device__ inline bool IsReserved(const BudgetPlan& plan, int32_t block) {
-  return block < plan.sink_blocks || block >= plan.recent_begin;
-}
-
-__device__ inline int BinOf(const RowProblem& p, float lse) {
-  const float distance = (p.top - lse) * p.scale;
-  return distance < static_cast<float>(kBins - 1) ? static_cast<int>(distance)
-                                                  : kBins - 1;  // NaN goes last
+// Reads another member's copy of a shared variable.
+template <bool kCluster, typename T>
+__device__ inline const T& Of(const T& variable, int member) {
+  if constexpr (kCluster) {
+    return *ClusterPointer(const_cast<T*>(&variable), member);
+  } else {
+    return variable;
+  }
 }
 
 template <bool kCluster>
-__device__ inline Extremes FindExtremes(const RowProblem& p, Shared& shared, float* scratch) {
-  Extremes mine = {-INFINITY, -INFINITY, INFINITY};
-  for (int b = p.begin + static_cast<int>(threadIdx.x); b < p.end; b += kThreads) {
-    const float lse = p.lse[b];
-    if (IsReserved(p.plan, b)) {
-      mine.reserved_max = fmaxf(mine.reserved_max, lse);  // fmaxf ignores NaN
-    } else {
-      mine.residual_max = fmaxf(mine.residual_max, lse);
-      if (lse > -INFINITY) mine.residual_min = fminf(mine.residual_min, lse);
-    }
-  }
-  mine.reserved_max = BlockReduce<true>(mine.reserved_max, scratch);
-  mine.residual_max = BlockReduce<true>(mine.residual_max, scratch);
-  mine.residual_min = -BlockReduce<true>(-mine.residual_min, scratch);
+__device__ inline void SyncMembers() {
   if constexpr (kCluster) {
-    if (threadIdx.x == 0) shared.extremes = mine;
     ClusterSync();
-    for (int m = 0; m < ClusterSize(); ++m) {
-      const Extremes& other = *ClusterPointer(&shared.extremes, m);
-      mine.reserved_max = fmaxf(mine.reserved_max, other.reserved_max);
-      mine.residual_max = fmaxf(mine.residual_max, other.residual_max);
-      mine.residual_min = fminf(mine.residual_min, other.residual_min);
+  } else {
+    __syncthreads();
+  }
+}
+
+template <bool kCluster>
+__device__ inline int Members() {
+  return kCluster ? ClusterSize() : 1;
+}
+
+// A row's problem as every thread knows it, with the thread's blocks: block e of a thread is begin
+// + e * 1024 + thread.
+template <int kPerThread>
+struct RowProblem {
+  BudgetPlan plan;
+  int32_t begin;  // this member's blocks
+  int32_t end;
+  uint64_t needed;        // the rule wants more below this mass
+  float top;              // residual maximum
+  float scale;            // bins per unit of lse
+  float lse[kPerThread];  // NaN reads as -inf
+
+  __device__ int32_t Block(int e) const {
+    return begin + e * kThreads + static_cast<int>(threadIdx.x);
+  }
+  __device__ bool IsReserved(int32_t b) const {
+    return b < plan.sink_blocks || b >= plan.recent_begin;
+  }
+  __device__ bool IsResidual(int e) const { return Block(e) < end && !IsReserved(Block(e)); }
+  __device__ int BinOf(float x) const {
+    const float distance = (top - x) * scale;
+    return distance < static_cast<float>(kBins - 1) ? static_cast<int>(distance)
+                                                    : kBins - 1;  // NaN goes last
+  }
+  // BudgetWantsMore in integers: masses are exact.
+  __device__ bool WantsMore(uint32_t count, uint64_t mass) const {
+    const auto taken = static_cast<int32_t>(count);
+    return taken < plan.min_take || (taken < plan.max_take && mass < needed);
+  }
+};
+
+__device__ inline Extremes Merge(const Extremes& a, const Extremes& b) {
+  return {fmaxf(a.reserved_max, b.reserved_max), fmaxf(a.residual_max, b.residual_max),
+          fminf(a.residual_min, b.residual_min)};
+}
+
+__device__ inline Extremes WarpExtremes(Extremes v) {
+#pragma unroll
+  for (int offset = 16; offset > 0; offset /= 2) {
+    v = Merge(v, {__shfl_xor_sync(kFullMask, v.reserved_max, offset),
+                  __shfl_xor_sync(kFullMask, v.residual_max, offset),
+                  __shfl_xor_sync(kFullMask, v.residual_min, offset)});
+  }
+  return v;
+}
+
+// Loads the thread's blocks; the extremes of the row come back to every thread. Also clears the
+// bins.
+template <bool kCluster, int kPerThread>
+__device__ inline Extremes LoadRow(const float* lse, RowProblem<kPerThread>& p, Shared& shared) {
+  Extremes own = {-INFINITY, -INFINITY, INFINITY};
+#pragma unroll
+  for (int e = 0; e < kPerThread; ++e) p.lse[e] = p.Block(e) < p.end ? lse[p.Block(e)] : -INFINITY;
+  shared.bin_count[threadIdx.x] = 0;
+  shared.bin_low[threadIdx.x] = 0;
+  shared.bin_high[threadIdx.x] = 0;
+#pragma unroll
+  for (int e = 0; e < kPerThread; ++e) {
+    if (isnan(p.lse[e])) p.lse[e] = -INFINITY;
+    if (p.Block(e) >= p.end) continue;
+    if (p.IsReserved(p.Block(e))) {
+      own.reserved_max = fmaxf(own.reserved_max, p.lse[e]);
+    } else {
+      own.residual_max = fmaxf(own.residual_max, p.lse[e]);
+      if (p.lse[e] > -INFINITY) own.residual_min = fminf(own.residual_min, p.lse[e]);
     }
   }
-  return mine;
+  own = WarpExtremes(own);
+  if (threadIdx.x % 32 == 0) shared.warp_extremes[threadIdx.x / 32] = own;
+  __syncthreads();
+  Extremes all = WarpExtremes(shared.warp_extremes[threadIdx.x % 32]);
+  if constexpr (kCluster) {
+    if (threadIdx.x == 0) shared.extremes = all;
+    ClusterSync();
+    for (int m = 0; m < ClusterSize(); ++m) all = Merge(all, Of<true>(shared.extremes, m));
+  }
+  return all;
 }
 
 // Adds a block to its bin. Warps whose lanes all hit one bin add once.
@@ -121,11 +187,10 @@ __device__ inline void AddToBin(Shared& shared, int bin, uint32_t mass) {
   if (uniform != 0 && active == kFullMask) {
     const uint32_t low = __reduce_add_sync(kFullMask, mass & 0xffffu);
     const uint32_t high = __reduce_add_sync(kFullMask, mass >> 16);
-    if (threadIdx.x % 32 == 0) {
-      atomicAdd(&shared.bin_count[bin], 32u);
-      atomicAdd(&shared.bin_low[bin], low);
-      atomicAdd(&shared.bin_high[bin], high);
-    }
+    if (threadIdx.x % 32 != 0) return;
+    atomicAdd(&shared.bin_count[bin], 32u);
+    atomicAdd(&shared.bin_low[bin], low);
+    atomicAdd(&shared.bin_high[bin], high);
     return;
   }
   atomicAdd(&shared.bin_count[bin], 1u);
@@ -133,124 +198,160 @@ __device__ inline void AddToBin(Shared& shared, int bin, uint32_t mass) {
   atomicAdd(&shared.bin_high[bin], mass >> 16);
 }
 
-// Fills the bins (all but the last, which is what remains) and sums the two sets of masses.
-template <bool kCluster>
-__device__ inline void FillBins(const RowProblem& p, const Extremes& extremes, Shared& shared) {
-  shared.bin_count[threadIdx.x] = 0;
-  shared.bin_low[threadIdx.x] = 0;
-  shared.bin_high[threadIdx.x] = 0;
-  __syncthreads();
-  uint64_t reserved = 0;
-  uint64_t residual = 0;
-  for (int b = p.begin + static_cast<int>(threadIdx.x); b < p.end; b += kThreads) {
-    const float lse = p.lse[b];
-    const bool is_reserved = IsReserved(p.plan, b);
-    const float finite = lse == lse ? lse : -INFINITY;
-    const uint32_t mass =
-        BudgetMass(finite, is_reserved ? extremes.reserved_max : extremes.residual_max);
-    if (is_reserved) {
-      reserved += mass;
+__device__ inline Totals WarpTotals(Totals v) {
+#pragma unroll
+  for (int offset = 16; offset > 0; offset /= 2) {
+    v.reserved += ShuffleXor(v.reserved, offset);
+    v.residual += ShuffleXor(v.residual, offset);
+  }
+  return v;
+}
+
+// Fills the bins (all but the last, which is what remains) and this member's totals, and lets the
+// cluster see them.
+template <bool kCluster, int kPerThread>
+__device__ inline void FillBins(const RowProblem<kPerThread>& p, const Extremes& extremes,
+                                Shared& shared) {
+  Totals own = {0, 0};
+#pragma unroll
+  for (int e = 0; e < kPerThread; ++e) {
+    if (p.Block(e) >= p.end) continue;
+    if (p.IsReserved(p.Block(e))) {
+      own.reserved += BudgetMass(p.lse[e], extremes.reserved_max);
       continue;
     }
-    residual += mass;
-    const int bin = BinOf(p, lse);
+    const uint32_t mass = BudgetMass(p.lse[e], extremes.residual_max);
+    own.residual += mass;
+    const int bin = p.BinOf(p.lse[e]);
     if (bin < kBins - 1) AddToBin(shared, bin, mass);
   }
-  const uint64_t all_reserved = ClusterTally<kCluster>({0, reserved}, shared.tally).mass;
-  const uint64_t all_residual = ClusterTally<kCluster>({0, residual}, shared.tally).mass;
-  if (threadIdx.x == 0) {
-    shared.totals[0] = all_reserved;
-    shared.totals[1] = all_residual;
-  }
+  own = WarpTotals(own);
+  if (threadIdx.x % 32 == 0) shared.warp_totals[threadIdx.x / 32] = own;
   __syncthreads();
+  if (threadIdx.x < 32) {
+    own = WarpTotals(shared.warp_totals[threadIdx.x]);
+    if (threadIdx.x == 0) shared.totals = own;
+  }
+  SyncMembers<kCluster>();
+}
+
+// The mass at which the rule stops, as the least integer that satisfies it. One thread.
+__device__ inline uint64_t NeededMass(const BudgetRule& rule, const BudgetMasses& masses) {
+  const double needed = ceil(BudgetMassNeeded(rule, masses));
+  if (!(needed > 0.0)) return 0;
+  return needed < 9e18 ? static_cast<uint64_t>(needed) : UINT64_MAX;
 }
 
 template <bool kCluster>
-__device__ inline Tally BinTally(Shared& shared, int bin) {
-  Tally tally = {0, 0};
-  const int members = kCluster ? ClusterSize() : 1;
-  for (int m = 0; m < members; ++m) {
-    tally.count += kCluster ? *ClusterPointer(&shared.bin_count[bin], m) : shared.bin_count[bin];
-    tally.mass += kCluster ? *ClusterPointer(&shared.bin_low[bin], m) : shared.bin_low[bin];
-    tally.mass += static_cast<uint64_t>(kCluster ? *ClusterPointer(&shared.bin_high[bin], m)
-                                                 : shared.bin_high[bin])
-                  << 16;
+__device__ inline BudgetMasses RowMasses(const Extremes& extremes, const Shared& shared) {
+  BudgetMasses masses = {0, 0, extremes.reserved_max, extremes.residual_max};
+  for (int m = 0; m < Members<kCluster>(); ++m) {
+    masses.reserved += Of<kCluster>(shared.totals.reserved, m);
+    masses.residual += Of<kCluster>(shared.totals.residual, m);
   }
-  return tally;
+  return masses;
+}
+
+__device__ inline Tally ScanUp(Tally v) {
+  const int lane = threadIdx.x % 32;
+#pragma unroll
+  for (int offset = 1; offset < 32; offset *= 2) {
+    const uint32_t count = __shfl_up_sync(kFullMask, v.count, offset);
+    const uint64_t mass =
+        __shfl_up_sync(kFullMask, static_cast<unsigned long long>(v.mass), offset);
+    if (lane >= offset) {
+      v.count += count;
+      v.mass += mass;
+    }
+  }
+  return v;
 }
 
 // Finds the bin in which the rule stops, and what lies before it. One thread per bin.
-template <bool kCluster>
-__device__ inline void FindBoundaryBin(const RowProblem& p, Shared& shared) {
+template <bool kCluster, int kPerThread>
+__device__ inline void FindBoundaryBin(RowProblem<kPerThread>& p, const BudgetRule& rule,
+                                       const BudgetMasses& masses, Shared& shared) {
   const int bin = threadIdx.x;
   const int lane = bin % 32;
-  const Tally own = BinTally<kCluster>(shared, bin);
-  Tally prefix = own;
-  for (int offset = 1; offset < 32; offset *= 2) {
-    const uint32_t count = __shfl_up_sync(kFullMask, prefix.count, offset);
-    const uint64_t mass =
-        __shfl_up_sync(kFullMask, static_cast<unsigned long long>(prefix.mass), offset);
-    if (lane >= offset) {
-      prefix.count += count;
-      prefix.mass += mass;
-    }
+  Tally own = {0, 0};
+  for (int m = 0; m < Members<kCluster>(); ++m) {
+    own.count += Of<kCluster>(shared.bin_count[bin], m);
+    own.mass += Of<kCluster>(shared.bin_low[bin], m);
+    own.mass += static_cast<uint64_t>(Of<kCluster>(shared.bin_high[bin], m)) << 16;
   }
+  Tally prefix = ScanUp(own);
+  if (lane == 31) shared.tally.warps[bin / 32] = prefix;
   if (threadIdx.x == 0) {
     shared.boundary_bin = -1;
-    shared.candidate_count = 0;
+    shared.candidates = 0;
+    shared.needed = NeededMass(rule, masses);
   }
   __syncthreads();
-  if (lane == 31) shared.tally.warps[bin / 32] = prefix;
-  __syncthreads();
-  for (int w = 0; w < bin / 32; ++w) {
-    prefix.count += shared.tally.warps[w].count;
-    prefix.mass += shared.tally.warps[w].mass;
+  p.needed = shared.needed;
+  const Tally warps = ScanUp(shared.tally.warps[lane]);  // every warp scans the warps' sums
+  const int before_warp = max(bin / 32 - 1, 0);
+  const uint32_t base_count = __shfl_sync(kFullMask, warps.count, before_warp);
+  const uint64_t base_mass =
+      __shfl_sync(kFullMask, static_cast<unsigned long long>(warps.mass), before_warp);
+  if (bin >= 32) {
+    prefix.count += base_count;
+    prefix.mass += base_mass;
   }
   const Tally before = {prefix.count - own.count, prefix.mass - own.mass};
-  if (bin == kBins - 1) prefix = {static_cast<uint32_t>(p.plan.residual()), shared.totals[1]};
-  const bool enters =
-      BudgetWantsMore(p.plan, p.needed, static_cast<int32_t>(before.count), before.mass);
-  const bool leaves =
-      BudgetWantsMore(p.plan, p.needed, static_cast<int32_t>(prefix.count), prefix.mass);
-  if (enters && !leaves) {
+  if (bin == kBins - 1) prefix = {static_cast<uint32_t>(p.plan.residual()), masses.residual};
+  if (p.WantsMore(before.count, before.mass) && !p.WantsMore(prefix.count, prefix.mass)) {
     shared.boundary_bin = bin;
     shared.before_bin = before;
   }
+  if (threadIdx.x == 0) {
+    const bool any = p.WantsMore(0, 0);
+    shared.boundary = any ? Boundary{0, INT_MAX, masses.residual} : Boundary{UINT_MAX, 0, 0};
+  }
   __syncthreads();
 }
 
-// Collects the blocks of the boundary bin in the first member's list. They may be more than it
-// holds.
-template <bool kCluster>
-__device__ inline void Collect(const RowProblem& p, float residual_max, Shared& shared) {
-  Shared& owner = kCluster ? *ClusterPointer(&shared, 0) : shared;
+// Gathers the blocks of the boundary bin from every member. Returns their number, which may exceed
+// the list.
+template <bool kCluster, int kPerThread>
+__device__ inline int Gather(const RowProblem<kPerThread>& p, Shared& shared) {
   const int boundary_bin = shared.boundary_bin;
-  for (int b = p.begin + static_cast<int>(threadIdx.x); b < p.end; b += kThreads) {
-    const float lse = p.lse[b];
-    if (IsReserved(p.plan, b) || BinOf(p, lse) != boundary_bin) continue;
-    const int at = atomicAdd(&owner.candidate_count, 1);
-    if (at >= kMaxCandidates) continue;
-    owner.candidates[at] = {BudgetOrder(lse),
-                            BudgetMass(lse == lse ? lse : -INFINITY, residual_max), b};
+#pragma unroll
+  for (int e = 0; e < kPerThread; ++e) {
+    if (!p.IsResidual(e) || p.BinOf(p.lse[e]) != boundary_bin) continue;
+    const int at = atomicAdd(&shared.candidates, 1);
+    if (at < kMaxCandidates)
+      shared.own[at] = {BudgetOrder(p.lse[e]), BudgetMass(p.lse[e], p.top), p.Block(e)};
   }
+  SyncMembers<kCluster>();
+  int total = 0;
+  for (int m = 0; m < Members<kCluster>(); ++m) {
+    const int count = Of<kCluster>(shared.candidates, m);
+    const int at = static_cast<int>(threadIdx.x) - total;
+    if (at >= 0 && at < count && total + count <= kMaxCandidates) {
+      shared.all[threadIdx.x] = Of<kCluster>(shared.own[at], m);
+    }
+    total += count;
+  }
+  __syncthreads();
+  return total;
 }
 
 // Ranks the candidates against each other; the one at which the rule stops sets the boundary.
-__device__ inline void RankCandidates(const RowProblem& p, const Shared& list, int count,
-                                      Shared& shared) {
-  for (int i = threadIdx.x; i < count; i += kThreads) {
-    const Candidate own = list.candidates[i];
+template <int kPerThread>
+__device__ inline void RankCandidates(const RowProblem<kPerThread>& p, int count, Shared& shared) {
+  const int i = threadIdx.x;
+  if (i < count) {
+    const Candidate own = shared.all[i];
     Tally before = shared.before_bin;
     for (int j = 0; j < count; ++j) {
-      const Candidate other = list.candidates[j];
+      const Candidate other = shared.all[j];
       if (other.key > own.key || (other.key == own.key && other.index < own.index)) {
         before.count += 1;
         before.mass += other.mass;
       }
     }
     const uint64_t after = before.mass + own.mass;
-    if (BudgetWantsMore(p.plan, p.needed, static_cast<int32_t>(before.count), before.mass) &&
-        !BudgetWantsMore(p.plan, p.needed, static_cast<int32_t>(before.count + 1), after)) {
+    if (p.WantsMore(before.count, before.mass) && !p.WantsMore(before.count + 1, after)) {
       shared.boundary = {own.key, own.index + 1, after};
     }
   }
@@ -258,40 +359,37 @@ __device__ inline void RankCandidates(const RowProblem& p, const Shared& list, i
 }
 
 // Count and mass of the residual blocks for which `take(key, index)` holds.
-template <bool kCluster, typename Take>
-__device__ inline Tally Measure(const RowProblem& p, float residual_max, Shared& shared,
-                                const Take& take) {
+template <bool kCluster, int kPerThread, typename Take>
+__device__ inline Tally Measure(const RowProblem<kPerThread>& p, Shared& shared, const Take& take) {
   Tally tally = {0, 0};
-  for (int b = p.begin + static_cast<int>(threadIdx.x); b < p.end; b += kThreads) {
-    const float lse = p.lse[b];
-    if (IsReserved(p.plan, b) || !take(BudgetOrder(lse), b)) continue;
+#pragma unroll
+  for (int e = 0; e < kPerThread; ++e) {
+    if (!p.IsResidual(e) || !take(BudgetOrder(p.lse[e]), p.Block(e))) continue;
     tally.count += 1;
-    tally.mass += BudgetMass(lse == lse ? lse : -INFINITY, residual_max);
+    tally.mass += BudgetMass(p.lse[e], p.top);
   }
   return ClusterTally<kCluster>(tally, shared.tally);
 }
 
 // The boundary by bisection, first over keys, then over the indices of equal keys.
-template <bool kCluster>
-__device__ inline void Bisect(const RowProblem& p, float residual_max, Shared& shared) {
+template <bool kCluster, int kPerThread>
+__device__ inline void Bisect(const RowProblem<kPerThread>& p, Shared& shared) {
   uint32_t key = 0;  // the smallest key such that the rule wants more after every larger key
   for (uint32_t bit = 0x80000000u; bit != 0; bit >>= 1) {
     const uint32_t trial = key | (bit - 1);
-    const Tally above =
-        Measure<kCluster>(p, residual_max, shared, [&](uint32_t k, int) { return k > trial; });
-    if (!BudgetWantsMore(p.plan, p.needed, static_cast<int32_t>(above.count), above.mass))
-      key |= bit;
+    const Tally above = Measure<kCluster>(p, shared, [&](uint32_t k, int) { return k > trial; });
+    if (!p.WantsMore(above.count, above.mass)) key |= bit;
   }
   int32_t low = 0;  // the smallest index such that equal keys before it satisfy the rule
   int32_t high = p.plan.blocks;
   const auto taken_with = [&](int32_t index) {
-    return Measure<kCluster>(p, residual_max, shared,
+    return Measure<kCluster>(p, shared,
                              [&](uint32_t k, int b) { return k > key || (k == key && b < index); });
   };
   while (low < high) {
     const int32_t middle = (low + high) / 2;
     const Tally taken = taken_with(middle);
-    if (BudgetWantsMore(p.plan, p.needed, static_cast<int32_t>(taken.count), taken.mass)) {
+    if (p.WantsMore(taken.count, taken.mass)) {
       low = middle + 1;
     } else {
       high = middle;
@@ -302,109 +400,103 @@ __device__ inline void Bisect(const RowProblem& p, float residual_max, Shared& s
   __syncthreads();
 }
 
-template <bool kCluster>
-__device__ inline void FindBoundary(RowProblem& p, Shared& shared, float* scratch, float* covered) {
-  const Extremes extremes = FindExtremes<kCluster>(p, shared, scratch);
+// Sets shared.boundary; returns the covered mass (to thread 0).
+template <bool kCluster, int kPerThread>
+__device__ inline float FindBoundary(RowProblem<kPerThread>& p, const BudgetRule& rule,
+                                     const float* lse, Shared& shared) {
+  const Extremes extremes = LoadRow<kCluster>(lse, p, shared);
   p.top = extremes.residual_max;
-  const bool by_mass = p.rule.kind == BudgetKind::kDualTopP;
   const float range = extremes.residual_max - extremes.residual_min;
-  p.scale = range > 0 ? static_cast<float>(kBins - 1) / (by_mass ? fminf(range, kMassRange) : range)
-                      : 0.0f;
+  const float reach = rule.kind == BudgetKind::kDualTopP ? fminf(range, kMassRange) : range;
+  p.scale = range > 0 ? static_cast<float>(kBins - 1) / reach : 0.0f;
   FillBins<kCluster>(p, extremes, shared);
-  const BudgetMasses masses = {shared.totals[0], shared.totals[1], extremes.reserved_max,
-                               extremes.residual_max};
-  p.needed = BudgetMassNeeded(p.rule, masses);
-  FindBoundaryBin<kCluster>(p, shared);
-  if (kCluster) ClusterSync();
-  if (threadIdx.x == 0) {
-    const bool any = BudgetWantsMore(p.plan, p.needed, 0, 0);
-    shared.boundary = any ? Boundary{0, INT_MAX, shared.totals[1]} : Boundary{UINT_MAX, 0, 0};
-  }
-  __syncthreads();
+  const BudgetMasses masses = RowMasses<kCluster>(extremes, shared);
+  FindBoundaryBin<kCluster>(p, rule, masses, shared);
   if (shared.boundary_bin >= 0) {
-    Collect<kCluster>(p, extremes.residual_max, shared);
-    if (kCluster) ClusterSync();
-    __syncthreads();
-    const Shared& list = kCluster ? *ClusterPointer(&shared, 0) : shared;
-    const int count = list.candidate_count;
+    const int count = Gather<kCluster>(p, shared);
     if (count <= kMaxCandidates) {
-      RankCandidates(p, list, count, shared);
+      RankCandidates(p, count, shared);
     } else {
-      Bisect<kCluster>(p, extremes.residual_max, shared);
+      Bisect<kCluster>(p, shared);
     }
-    if (kCluster) ClusterSync();
   }
-  *covered = BudgetCovered(masses, shared.boundary.taken);
+  return threadIdx.x == 0 ? BudgetCovered(masses, shared.boundary.taken) : 0.0f;
 }
 
-// Writes this member's chosen blocks in ascending order; returns their number to every thread.
-template <bool kCluster>
-__device__ inline uint32_t Emit(const RowProblem& p, bool scored, Shared& shared,
+// Writes this member's chosen blocks in ascending order; returns the row's number of them to every
+// thread.
+template <bool kCluster, int kPerThread>
+__device__ inline uint32_t Emit(const RowProblem<kPerThread>& p, bool scored, Shared& shared,
                                 int32_t* selected) {
   const int lane = threadIdx.x % 32;
   const int warp = threadIdx.x / 32;
   const Boundary boundary = scored ? shared.boundary : Boundary{UINT_MAX, 0, 0};
-  const auto takes = [&](int b) {
-    if (b >= p.end) return false;
-    if (IsReserved(p.plan, b)) return true;
-    if (!scored) return false;
-    const uint32_t key = BudgetOrder(p.lse[b]);
-    return key > boundary.key || (key == boundary.key && b < boundary.index);
-  };
-  // Each warp owns a contiguous share: count it, then write behind the warps before it.
-  const int share = ((p.end - p.begin + kWarps - 1) / kWarps + 31) / 32 * 32;
-  const int first = p.begin + warp * share;
-  const int last = min(p.end, first + share);
-  uint32_t count = 0;
-  for (int b = first; b < last; b += 32)
-    count += __popc(__ballot_sync(kFullMask, b + lane < last && takes(b + lane)));
-  if (lane == 0) shared.warp_count[warp] = count;
-  __syncthreads();
+  unsigned taken[kPerThread];  // of the warp's 32 blocks of round e
+  uint32_t own_round[kPerThread];
   uint32_t before = 0;
   uint32_t total = 0;
-  for (int w = 0; w < kWarps; ++w) {
-    before += w < warp ? shared.warp_count[w] : 0;
-    total += shared.warp_count[w];
+#pragma unroll
+  for (int e = 0; e < kPerThread; ++e) {
+    const int b = p.Block(e);
+    const uint32_t key = BudgetOrder(p.lse[e]);
+    const bool take = b < p.end && (p.IsReserved(b) || key > boundary.key ||
+                                    (key == boundary.key && b < boundary.index));
+    taken[e] = __ballot_sync(kFullMask, take);
+  }
+  __syncthreads();  // the list of candidates has been read
+#pragma unroll
+  for (int e = 0; e < kPerThread; ++e) {
+    if (lane == 0) shared.warp_count[e * kWarps + warp] = __popc(taken[e]);
+  }
+  __syncthreads();
+#pragma unroll
+  for (int e = 0; e < kPerThread; ++e) {
+    const uint32_t round = shared.warp_count[e * kWarps + lane];
+    own_round[e] = total + __reduce_add_sync(kFullMask, lane < warp ? round : 0u);
+    total += __reduce_add_sync(kFullMask, round);
   }
   if constexpr (kCluster) {
-    if (threadIdx.x == 0) shared.member_count = total;
+    if (threadIdx.x == 0) shared.count = total;
     ClusterSync();
     total = 0;
     for (int m = 0; m < ClusterSize(); ++m) {
-      const uint32_t other = *ClusterPointer(&shared.member_count, m);
+      const uint32_t other = Of<true>(shared.count, m);
       before += m < ClusterRank() ? other : 0;
       total += other;
     }
   }
-  for (int b = first; b < last; b += 32) {
-    const bool take = b + lane < last && takes(b + lane);
-    const unsigned taken = __ballot_sync(kFullMask, take);
-    if (take) selected[before + __popc(taken & ((1u << lane) - 1))] = b + lane;
-    before += __popc(taken);
+#pragma unroll
+  for (int e = 0; e < kPerThread; ++e) {
+    if ((taken[e] >> lane & 1) == 0) continue;
+    selected[before + own_round[e] + __popc(taken[e] & ((1u << lane) - 1))] = p.Block(e);
   }
   return total;
 }
 
-template <bool kCluster>
+template <bool kCluster, int kPerThread>
 __global__ __launch_bounds__(kThreads) void SelectKernel(const __grid_constant__ SelectArgs args) {
   __shared__ Shared shared;
-  __shared__ float scratch[33];
-  WaitForPrevious();
-  AllowNext();
-  const int members = kCluster ? ClusterSize() : 1;
+  const int members = Members<kCluster>();
   const int member = kCluster ? ClusterRank() : 0;
   const int choice = blockIdx.x / members;
   const int row = choice / args.groups;
-  RowProblem p = {};
-  p.rule = args.rules[row];
-  p.plan = PlanBudget(p.rule, args.batch.kv_len[row], args.block_tokens);
-  p.lse = args.block_lse + int64_t{choice} * args.lse_stride;
+  WaitForPrevious();
+  AllowNext();
+  const BudgetRule rule = args.rules[row];
+  RowProblem<kPerThread> p;
+  p.plan = PlanBudget(rule, args.batch.kv_len[row], args.block_tokens);
   const int share = (p.plan.blocks + members - 1) / members;
   p.begin = min(p.plan.blocks, member * share);
   p.end = min(p.plan.blocks, p.begin + share);
-  const bool scored = p.rule.kind != BudgetKind::kReservedOnly;
+  const bool scored = rule.kind != BudgetKind::kReservedOnly;
   float covered = 1.0f;
-  if (scored) FindBoundary<kCluster>(p, shared, scratch, &covered);
+  if (scored) {
+    covered =
+        FindBoundary<kCluster>(p, rule, args.block_lse + int64_t{choice} * args.lse_stride, shared);
+  } else {
+#pragma unroll
+    for (int e = 0; e < kPerThread; ++e) p.lse[e] = -INFINITY;
+  }
   const uint32_t count =
       Emit<kCluster>(p, scored, shared, args.selected + int64_t{choice} * args.selected_stride);
   if (member == 0 && threadIdx.x == 0) {
@@ -414,16 +506,26 @@ __global__ __launch_bounds__(kThreads) void SelectKernel(const __grid_constant__
   if constexpr (kCluster) ClusterSync();  // nobody leaves while others read its shared memory
 }
 
+template <int kPerThread>
+cudaError_t LaunchPerThread(const LaunchContext& ctx, const SelectArgs& args, int members) {
+  const int choices = args.batch.num_seqs * args.groups;
+  if (members == 1) return Launch(ctx, SelectKernel<false, kPerThread>, choices, kThreads, 0, args);
+  return LaunchCluster(ctx, SelectKernel<true, kPerThread>, choices * members, kThreads, 0, members,
+                       args);
+}
+
 }  // namespace
 
 cudaError_t LaunchSelect(const LaunchContext& ctx, const SelectArgs& args) {
-  const int choices = args.batch.num_seqs * args.groups;
   const int blocks = CeilDiv(args.batch.max_kv_len, args.block_tokens);
   int members = 1;
-  while (members < kMaxCluster && blocks > members * kBlocksPerMember) members *= 2;
-  if (!ctx.hopper || members == 1)
-    return Launch(ctx, SelectKernel<false>, choices, kThreads, 0, args);
-  return LaunchCluster(ctx, SelectKernel<true>, choices * members, kThreads, 0, members, args);
+  while (ctx.hopper && members < kMaxCluster && blocks > members * kBlocksPerThread * kThreads)
+    members *= 2;
+  const int per_thread = CeilDiv(blocks, members * kThreads);
+  if (per_thread <= 2) return LaunchPerThread<2>(ctx, args, members);
+  if (per_thread <= 8) return LaunchPerThread<8>(ctx, args, members);
+  return per_thread <= kMaxPerThread ? LaunchPerThread<kMaxPerThread>(ctx, args, members)
+                                     : cudaErrorInvalidValue;
 }
 
 }  // namespace spotd::kernels::cuda

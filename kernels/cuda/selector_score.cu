@@ -13,7 +13,7 @@ namespace spotd::kernels::cuda {
 namespace {
 
 constexpr int kWarps = 8;
-constexpr int kBatch = 4;  // blocks whose keys a warp has in flight
+constexpr int kBlocksPerSm = 3;  // thread blocks, so that enough keys are in flight
 constexpr int kHeadsPerTile = 4;
 constexpr int kMagicBits = 0x4B400000;  // 1.5 * 2^23 as a float
 constexpr float kMagic = 12582912.0f;
@@ -29,6 +29,14 @@ struct Query {
   float weight[kHeadTiles];  // of head t: mixing weight, q's scale, 1 / sqrt(d), log2 e
 };
 
+// The same for a whole warp, in shared memory: made by one warp for all.
+template <int kGroups, int kHeadTiles>
+struct SharedQuery {
+  uint32_t b[kHeadTiles][kGroups][2][32];
+  int start[kHeadTiles][kGroups][8];
+  float weight[kHeadTiles][4];
+};
+
 __device__ inline int ByteSum(uint32_t bytes) {
   return __dp4a(static_cast<int>(bytes), 0x01010101, 0);
 }
@@ -37,64 +45,81 @@ __device__ inline uint32_t PackBytes(const int (&v)[4]) {
   return (v[0] & 0xff) | (v[1] & 0xff) << 8 | (v[2] & 0xff) << 16 | (v[3] & 0xff) << 24;
 }
 
+// One warp quantises the four heads of a tile.
 template <int kGroups, int kHeadTiles>
-__device__ inline void LoadQuery(const SelectorScoreArgs& args, int row,
-                                 Query<kGroups, kHeadTiles>& query) {
+__device__ inline void QuantiseQuery(const SelectorScoreArgs& args, int row, int tile,
+                                     SharedQuery<kGroups, kHeadTiles>& query) {
   constexpr int kDim = kGroups * kInt4Group;
-  const int g = threadIdx.x % 32 / 4;
-  const int t = threadIdx.x % 4;
+  const int lane = threadIdx.x % 32;
+  const int g = lane / 4;
+  const int t = lane % 4;
+  const int head = tile * kHeadsPerTile + g / 2;
+  const auto* q = static_cast<const Bf16x*>(args.q) + (int64_t{row} * args.heads + head) * kDim;
+  const int mine = tile * kHeadsPerTile + t;
+  const float mix =
+      mine < args.heads
+          ? __bfloat162float(static_cast<const Bf16x*>(args.w)[int64_t{row} * args.heads + mine])
+          : 0.0f;
+  // This lane's dims of every group: 4t + i and 16 + 4t + i.
+  uint2 raw[kGroups][2];
+  float largest = 0;
+#pragma unroll
+  for (int i = 0; i < 2 * kGroups; ++i) {
+    const uint2 v =
+        head < args.heads ? *reinterpret_cast<const uint2*>(q + i * 16 + 4 * t) : uint2{0, 0};
+    raw[i / 2][i % 2] = v;
+    largest = fmaxf(largest, fmaxf(fmaxf(fabsf(LowBf16(v.x)), fabsf(HighBf16(v.x))),
+                                   fmaxf(fabsf(LowBf16(v.y)), fabsf(HighBf16(v.y)))));
+  }
+  largest = fmaxf(largest, __shfl_xor_sync(kFullMask, largest, 1));
+  largest = fmaxf(largest, __shfl_xor_sync(kFullMask, largest, 2));
+  const float inverse = largest > 0 ? 127.0f / largest : 0.0f;
+#pragma unroll
+  for (int group = 0; group < kGroups; ++group) {
+    int sum = 0;
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      const uint2 v = raw[group][half];
+      const float x[4] = {LowBf16(v.x), HighBf16(v.x), LowBf16(v.y), HighBf16(v.y)};
+      int bytes[4];
+#pragma unroll
+      for (int i = 0; i < 4; ++i) {
+        const float scaled = x[i] * inverse;
+        const float coarse = rintf(scaled);
+        bytes[i] = static_cast<int>(g % 2 == 0 ? coarse : rintf((scaled - coarse) * 254.0f));
+      }
+      const uint32_t packed = PackBytes(bytes);
+      query.b[tile][group][half][lane] = packed;
+      sum += ByteSum(packed);
+    }
+    sum += __shfl_xor_sync(kFullMask, sum, 1);
+    sum += __shfl_xor_sync(kFullMask, sum, 2);
+    if (t == 0) query.start[tile][group][g] = kMagicBits - 8 * sum;
+  }
+  // Lane (2t, .) holds the largest of head t.
+  const float scale = __shfl_sync(kFullMask, largest, 8 * t) / 127.0f;
+  if (g == 0) query.weight[tile][t] = mix * scale * rsqrtf(static_cast<float>(kDim)) * kLog2E;
+}
+
+template <int kGroups, int kHeadTiles>
+__device__ inline Query<kGroups, kHeadTiles> LoadQuery(
+    const SharedQuery<kGroups, kHeadTiles>& shared) {
+  const int lane = threadIdx.x % 32;
+  const int t = lane % 4;
+  Query<kGroups, kHeadTiles> query;
 #pragma unroll
   for (int tile = 0; tile < kHeadTiles; ++tile) {
-    const int head = tile * kHeadsPerTile + g / 2;
-    const auto* q = static_cast<const Bf16x*>(args.q) + (int64_t{row} * args.heads + head) * kDim;
-    // This lane's dims of every group: 4t + i and 16 + 4t + i.
-    float value[kGroups][2][4];
-    float largest = 0;
 #pragma unroll
     for (int group = 0; group < kGroups; ++group) {
 #pragma unroll
       for (int half = 0; half < 2; ++half) {
-#pragma unroll
-        for (int i = 0; i < 4; ++i) {
-          const int dim = group * kInt4Group + half * 16 + 4 * t + i;
-          value[group][half][i] = head < args.heads ? __bfloat162float(q[dim]) : 0.0f;
-          largest = fmaxf(largest, fabsf(value[group][half][i]));
-        }
+        query.b[tile][group][half] = shared.b[tile][group][half][lane];
+        query.start[tile][group][half] = shared.start[tile][group][2 * t + half];
       }
     }
-    largest = fmaxf(largest, __shfl_xor_sync(kFullMask, largest, 1));
-    largest = fmaxf(largest, __shfl_xor_sync(kFullMask, largest, 2));
-    const float inverse = largest > 0 ? 127.0f / largest : 0.0f;
-#pragma unroll
-    for (int group = 0; group < kGroups; ++group) {
-      int sum = 0;
-#pragma unroll
-      for (int half = 0; half < 2; ++half) {
-        int bytes[4];
-#pragma unroll
-        for (int i = 0; i < 4; ++i) {
-          const float x = value[group][half][i] * inverse;
-          const float coarse = rintf(x);
-          bytes[i] = static_cast<int>(g % 2 == 0 ? coarse : rintf((x - coarse) * 254.0f));
-        }
-        query.b[tile][group][half] = PackBytes(bytes);
-        sum += ByteSum(query.b[tile][group][half]);
-      }
-      sum += __shfl_xor_sync(kFullMask, sum, 1);
-      sum += __shfl_xor_sync(kFullMask, sum, 2);
-      // Lane 4c holds the sum of column c; this lane's accumulators are of columns 2t and 2t + 1.
-      query.start[tile][group][0] = kMagicBits - 8 * __shfl_sync(kFullMask, sum, 8 * t);
-      query.start[tile][group][1] = kMagicBits - 8 * __shfl_sync(kFullMask, sum, 8 * t + 4);
-    }
-    // Lane (2t, .) holds the largest of head t.
-    const float scale = __shfl_sync(kFullMask, largest, 8 * t) / 127.0f;
-    const int mine = tile * kHeadsPerTile + t;
-    const float weight =
-        mine < args.heads
-            ? __bfloat162float(static_cast<const Bf16x*>(args.w)[int64_t{row} * args.heads + mine])
-            : 0.0f;
-    query.weight[tile] = weight * scale * rsqrtf(static_cast<float>(kDim)) * kLog2E;
+    query.weight[tile] = shared.weight[tile][t];
   }
+  return query;
 }
 
 // One lane's part of a tile of 16 keys: code words and scales of tokens g and g + 8.
@@ -173,73 +198,75 @@ __device__ inline float2 ScoreTile(const Query<kGroups, kHeadTiles>& query,
   return score;
 }
 
-// The log-sum-exp (natural) of a block from per-lane scores of its tokens; lanes t agree.
-__device__ inline float BlockLse(float max, float sum) {
+// The log-sum-exp (natural) of a block from the lanes' scores of its tokens; lanes t agree.
+template <int kScores>
+__device__ inline float BlockLse(const float (&scores)[kScores]) {
+  float max = scores[0];
 #pragma unroll
-  for (int offset = 4; offset < 32; offset *= 2) {
-    const float other = __shfl_xor_sync(kFullMask, max, offset);
-    const float other_sum = __shfl_xor_sync(kFullMask, sum, offset);
-    const float top = fmaxf(max, other);
-    const float base = top == -INFINITY ? 0.0f : top;
-    sum = sum * Exp2(max - base) + other_sum * Exp2(other - base);
-    max = top;
-  }
+  for (int i = 1; i < kScores; ++i) max = fmaxf(max, scores[i]);
+#pragma unroll
+  for (int offset = 4; offset < 32; offset *= 2)
+    max = fmaxf(max, __shfl_xor_sync(kFullMask, max, offset));
+  float sum = 0;
+#pragma unroll
+  for (int i = 0; i < kScores; ++i) sum += Exp2(scores[i] - max);
+#pragma unroll
+  for (int offset = 4; offset < 32; offset *= 2) sum += __shfl_xor_sync(kFullMask, sum, offset);
   return (max + __log2f(sum)) * kLn2;
 }
 
-template <int kGroups, int kHeadTiles>
-__global__ __launch_bounds__(kWarps * 32) void ScoreInt4Kernel(
-    const __grid_constant__ SelectorScoreArgs args) {
+// A warp takes a batch of blocks at a time: loads all their keys, then scores them.
+template <int kGroups, int kHeadTiles, int kTiles>
+__global__ __launch_bounds__(
+    kWarps * 32, kHeadTiles == 1 && kTiles < 4
+                     ? kBlocksPerSm
+                     : 2) void ScoreInt4Kernel(const __grid_constant__ SelectorScoreArgs args) {
+  constexpr int kBatch = kTiles == 1 ? 2 : 1;  // blocks
+  constexpr int kTileBytes = kKeyTile * kGroups * 18;
+  constexpr int kBlockTokens = kTiles * kKeyTile;
+  __shared__ SharedQuery<kGroups, kHeadTiles> shared;
   WaitForPrevious();
   AllowNext();
-  const KvLayer& layer = args.layer;
   const int row = blockIdx.y;
+  const int warp = threadIdx.x / 32;
   const int lane = threadIdx.x % 32;
-  const int g = lane / 4;
   const int kv_len = args.batch.kv_len[row];
-  const int blocks = (kv_len + layer.block_tokens - 1) / layer.block_tokens;
-  const int tiles_per_block = layer.block_tokens / kKeyTile;
-  constexpr int kTileBytes = kKeyTile * kGroups * 18;
-  const int warps = gridDim.x * kWarps;
+  const int blocks = (kv_len + kBlockTokens - 1) / kBlockTokens;
+  const int step = gridDim.x * kWarps * kBatch;
   const int32_t* table = args.batch.block_tables + int64_t{row} * args.batch.table_stride;
-  Query<kGroups, kHeadTiles> query;
-  bool loaded = false;
-
-  for (int first = (blockIdx.x * kWarps + threadIdx.x / 32) * kBatch; first < blocks;
-       first += warps * kBatch) {
-    const uint8_t* base[kBatch];
-#pragma unroll
-    for (int i = 0; i < kBatch; ++i)
-      base[i] = SelectorBlock(layer, table[min(first + i, blocks - 1)]);
-    float max[kBatch];
-    float sum[kBatch];
+  KeyTile<kGroups> keys[kBatch][kTiles];
+  const auto load = [&](int first) {
 #pragma unroll
     for (int i = 0; i < kBatch; ++i) {
-      max[i] = -INFINITY;
-      sum[i] = 0;
+      const uint8_t* block = SelectorBlock(args.layer, table[min(first + i, blocks - 1)]);
+#pragma unroll
+      for (int tile = 0; tile < kTiles; ++tile)
+        LoadTile<kGroups>(block + tile * kTileBytes, keys[i][tile]);
     }
-    for (int tile = 0; tile < tiles_per_block; ++tile) {
-      KeyTile<kGroups> keys[kBatch];
+  };
+  int first = (blockIdx.x * kWarps + warp) * kBatch;
+  if (first < blocks) load(first);
+  // The query is made while the first keys are on their way.
+  if (warp < kHeadTiles) QuantiseQuery<kGroups, kHeadTiles>(args, row, warp, shared);
+  __syncthreads();
+  const Query<kGroups, kHeadTiles> query = LoadQuery<kGroups, kHeadTiles>(shared);
+
+  for (; first < blocks; first += step) {
+    float scores[kBatch][2 * kTiles];
 #pragma unroll
-      for (int i = 0; i < kBatch; ++i) LoadTile<kGroups>(base[i] + tile * kTileBytes, keys[i]);
-      if (!loaded)
-        LoadQuery<kGroups, kHeadTiles>(args, row, query);  // while the first keys are on their way
-      loaded = true;
+    for (int i = 0; i < kBatch; ++i) {
 #pragma unroll
-      for (int i = 0; i < kBatch; ++i) {
-        float2 score = ScoreTile<kGroups, kHeadTiles>(query, keys[i]);
-        const int token = (first + i) * layer.block_tokens + tile * kKeyTile + g;
-        if (token >= kv_len) score.x = -INFINITY;
-        if (token + 8 >= kv_len) score.y = -INFINITY;
-        const float top = fmaxf(max[i], fmaxf(score.x, score.y));
-        const float from = top == -INFINITY ? 0.0f : top;
-        sum[i] = sum[i] * Exp2(max[i] - from) + Exp2(score.x - from) + Exp2(score.y - from);
-        max[i] = top;
+      for (int tile = 0; tile < kTiles; ++tile) {
+        const float2 score = ScoreTile<kGroups, kHeadTiles>(query, keys[i][tile]);
+        const int token = (first + i) * kBlockTokens + tile * kKeyTile + lane / 4;
+        scores[i][2 * tile] = token < kv_len ? score.x : -INFINITY;
+        scores[i][2 * tile + 1] = token + 8 < kv_len ? score.y : -INFINITY;
       }
     }
+    if (first + step < blocks) load(first + step);
 #pragma unroll
     for (int i = 0; i < kBatch; ++i) {
-      const float lse = BlockLse(max[i], sum[i]);
+      const float lse = BlockLse(scores[i]);
       if (lane == 0 && first + i < blocks)
         args.block_lse[int64_t{row} * args.lse_stride + first + i] = lse;
     }
@@ -289,34 +316,53 @@ __global__ void ScoreAnyKernel(const __grid_constant__ SelectorScoreArgs args) {
   }
 }
 
+template <int kGroups, int kHeadTiles>
+cudaError_t LaunchHeads(const LaunchContext& ctx, const SelectorScoreArgs& args) {
+  const int blocks = CeilDiv(args.batch.max_kv_len, args.layer.block_tokens);
+  const int rows = args.batch.num_seqs;
+  const int wanted = CeilDiv(blocks, kWarps * (args.layer.block_tokens == kKeyTile ? 2 : 1));
+  const int most = CeilDiv(kBlocksPerSm * ctx.sm_count, rows);
+  const dim3 grid(wanted < most ? wanted : most, rows);
+  switch (args.layer.block_tokens / kKeyTile) {
+    case 1:
+      return Launch(ctx, ScoreInt4Kernel<kGroups, kHeadTiles, 1>, grid, kWarps * 32, 0, args);
+    case 2:
+      return Launch(ctx, ScoreInt4Kernel<kGroups, kHeadTiles, 2>, grid, kWarps * 32, 0, args);
+    default:
+      return Launch(ctx, ScoreInt4Kernel<kGroups, kHeadTiles, 4>, grid, kWarps * 32, 0, args);
+  }
+}
+
 template <int kGroups>
-cudaError_t LaunchGroups(const LaunchContext& ctx, const SelectorScoreArgs& args, dim3 grid) {
-  if (args.heads <= kHeadsPerTile)
-    return Launch(ctx, ScoreInt4Kernel<kGroups, 1>, grid, kWarps * 32, 0, args);
-  return Launch(ctx, ScoreInt4Kernel<kGroups, 2>, grid, kWarps * 32, 0, args);
+cudaError_t LaunchGroups(const LaunchContext& ctx, const SelectorScoreArgs& args) {
+  return args.heads <= kHeadsPerTile ? LaunchHeads<kGroups, 1>(ctx, args)
+                                     : LaunchHeads<kGroups, 2>(ctx, args);
+}
+
+cudaError_t LaunchAny(const LaunchContext& ctx, const SelectorScoreArgs& args) {
+  const int wanted = CeilDiv(CeilDiv(args.batch.max_kv_len, args.layer.block_tokens), kWarps);
+  const int most = CeilDiv(kBlocksPerSm * ctx.sm_count, args.batch.num_seqs);
+  const dim3 grid(wanted < most ? wanted : most, args.batch.num_seqs);
+  return Launch(ctx, ScoreAnyKernel, grid, kWarps * 32, 0, args);
 }
 
 }  // namespace
 
 cudaError_t LaunchSelectorScore(const LaunchContext& ctx, const SelectorScoreArgs& args) {
-  const int blocks = CeilDiv(args.batch.max_kv_len, args.layer.block_tokens);
-  const int rows = args.batch.num_seqs;
-  // Enough thread blocks to fill the device; a batch of blocks per warp at least.
-  const int most = CeilDiv(4 * ctx.sm_count, rows);
-  const int groups = args.layer.selector_dim / kInt4Group;
-  const bool fast = args.layer.selector_format == SelectorKeyFormat::kInt4 &&
-                    args.heads <= 2 * kHeadsPerTile && args.layer.block_tokens % kKeyTile == 0 &&
-                    (groups == 1 || groups == 2 || groups == 4);
-  const int wanted = CeilDiv(blocks, fast ? kWarps * kBatch : kWarps);
-  const dim3 grid(wanted < most ? wanted : most, rows);
-  if (!fast) return Launch(ctx, ScoreAnyKernel, grid, kWarps * 32, 0, args);
-  switch (groups) {
-    case 1:
-      return LaunchGroups<1>(ctx, args, grid);
-    case 2:
-      return LaunchGroups<2>(ctx, args, grid);
+  const int tokens = args.layer.block_tokens;
+  if (args.layer.selector_format != SelectorKeyFormat::kInt4 || args.heads > 2 * kHeadsPerTile ||
+      (tokens != 16 && tokens != 32 && tokens != 64)) {
+    return LaunchAny(ctx, args);
+  }
+  switch (args.layer.selector_dim) {
+    case 32:
+      return LaunchGroups<1>(ctx, args);
+    case 64:
+      return LaunchGroups<2>(ctx, args);
+    case 128:
+      return LaunchGroups<4>(ctx, args);
     default:
-      return LaunchGroups<4>(ctx, args, grid);
+      return LaunchAny(ctx, args);
   }
 }
 
