@@ -41,8 +41,7 @@ struct RowChunk {
 struct Tiles {
   ActivationGroup* quantized = nullptr;
   float* interleaved = nullptr;
-  const float* floats =
-      nullptr;  // what float weights read: `interleaved`, or a single row as it is
+  const float* floats = nullptr;  // for float weights: `interleaved`, or a single row as it is
 };
 
 // Rows whose activations fit the scratch in both forms.

@@ -23,10 +23,11 @@ class Mapping {
     base_ = mmap(nullptr, mapped_bytes_, PROT_READ | PROT_WRITE,
                  MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (base_ == MAP_FAILED) return;
-    next_ = RoundUp(reinterpret_cast<uintptr_t>(base_), kHugePage);
-    end_ = next_ + bytes;
+    const size_t past_huge_page = reinterpret_cast<uintptr_t>(base_) % kHugePage;
+    next_ = static_cast<uint8_t*>(base_) + (kHugePage - past_huge_page) % kHugePage;
+    left_ = bytes;
     // Advice only: where the kernel refuses, small pages serve as well, just slower.
-    madvise(reinterpret_cast<void*>(next_), bytes, MADV_HUGEPAGE);
+    madvise(next_, bytes, MADV_HUGEPAGE);
   }
   ~Mapping() {
     if (base_ != MAP_FAILED) munmap(base_, mapped_bytes_);
@@ -36,17 +37,19 @@ class Mapping {
 
   // Null when the rest is too small.
   uint8_t* Take(size_t bytes) {
-    if (end_ - next_ < bytes) return nullptr;
-    const uintptr_t taken = next_;
-    next_ += std::min(RoundUp(bytes, kAlignment), end_ - next_);
-    return reinterpret_cast<uint8_t*>(taken);
+    if (left_ < bytes) return nullptr;
+    uint8_t* const taken = next_;
+    const size_t used = std::min(RoundUp(bytes, kAlignment), left_);
+    next_ += used;
+    left_ -= used;
+    return taken;
   }
 
  private:
   void* base_ = MAP_FAILED;
   size_t mapped_bytes_;
-  uintptr_t next_ = 0;
-  uintptr_t end_ = 0;
+  uint8_t* next_ = nullptr;
+  size_t left_ = 0;
 };
 
 }  // namespace
