@@ -1,0 +1,109 @@
+#!/usr/bin/env python3
+"""clients/python against a real server. Runs itself again under SPOTD_PYTHON, an interpreter with clients/python's
+requirements; without that variable, and without grpcio here, it is skipped."""
+import importlib.util
+import os
+import pathlib
+import subprocess
+import sys
+import unittest
+
+from spotd_process import SOURCE, TINY_FLAGS, Spotd, skip, temporary_directory, tiny_model
+
+CLIENT = SOURCE / "clients/python"
+
+
+class PythonClientTest(unittest.TestCase):
+    @classmethod
+    def setUpClass(cls):
+        cls.directory = temporary_directory()
+        stubs = pathlib.Path(cls.directory.name) / "stubs"
+        subprocess.run([CLIENT / "generate_stubs", stubs], check=True, env=dict(os.environ, PYTHON=sys.executable))
+        os.environ["PYTHONPATH"] = f"{stubs}:{CLIENT}"
+        sys.path[:0] = [str(stubs), str(CLIENT)]
+        import spotd_client
+        cls.api = spotd_client
+        cls.spotd = Spotd(tiny_model(cls.directory.name), *TINY_FLAGS).__enter__()
+        cls.client = spotd_client.Client(cls.spotd.address, timeout=60)
+
+    @classmethod
+    def tearDownClass(cls):
+        cls.client.close()
+        cls.spotd.__exit__()
+        cls.directory.cleanup()
+
+    def test_a_document_and_a_question(self):
+        document = pathlib.Path(self.directory.name) / "document.txt"
+        document.write_text("Ein Text über Bären. " * 10)
+        session = self.client.create_session("a title")
+        progress = []
+        result = self.client.append_file(session.name, str(document), lambda done, total: progress.append((done, total)))
+        self.assertEqual(result.session_token_count, self.client.get_session(session.name).token_count)
+        self.assertTrue(progress)
+        events = list(self.client.generate(session.name, message="What about?", max_tokens=5, ignore_eos=True,
+                                           top_blocks=2))
+        usage = events[-1].result.usage
+        self.assertEqual(usage.generated_tokens, 5)
+        self.assertEqual(usage.prompt_tokens, usage.computed_tokens + usage.session_tokens)
+        self.client.delete_session(session.name)
+
+    def test_fork_and_rewind(self):
+        session = self.client.create_session()
+        self.client.append_text(session.name, "one two three four")
+        fork = self.client.fork_session(session.name)
+        self.assertEqual(self.client.rewind_session(fork.name, 2).token_count, 2)
+        names = [s.name for s in self.client.list_sessions()]
+        self.assertIn(session.name, names)
+        self.assertIn(fork.name, names)
+
+    def test_complete_and_generate_agree(self):
+        streamed = "".join(e.text for e in self.client.generate(text="once upon", max_tokens=6, ignore_eos=True))
+        completed = self.client.complete(text="once upon", max_tokens=6, ignore_eos=True)
+        self.assertEqual(completed.completion.text, streamed)
+
+    def test_tokenizer(self):
+        self.assertEqual(self.client.detokenize(self.client.tokenize("Grüße 🙂")), "Grüße 🙂")
+        self.assertEqual(self.client.model().name, "models/qwen3")
+
+    def test_errors_carry_their_reason(self):
+        with self.assertRaises(self.api.SpotdError) as caught:
+            self.client.get_session("sessions/nobody")
+        self.assertEqual(caught.exception.reason, "SESSION_NOT_FOUND")
+        self.assertEqual(caught.exception.code.name, "NOT_FOUND")
+
+    def test_leaving_a_loop_cancels_the_call(self):
+        session = self.client.create_session()
+        for token in self.client.generate(session.name, text="go", ignore_eos=True):
+            break
+        for _ in range(200):
+            if self.client.get_session(session.name).state == 1:  # STATE_IDLE
+                break
+        self.client.delete_session(session.name)
+        self.assertTrue(token)
+
+    def test_the_example_program(self):
+        document = pathlib.Path(self.directory.name) / "example.txt"
+        document.write_text("Words, words, words. " * 8)
+        result = subprocess.run([sys.executable, CLIENT / "example.py", document, "What is it about?", "--address",
+                                 self.spotd.address, "--max-tokens", "4"], capture_output=True, text=True, timeout=60,
+                                check=False)
+        self.assertEqual(result.returncode, 0, result.stderr)
+        self.assertIn("density", result.stderr)
+        self.assertTrue(result.stdout.strip() or "0 tokens" not in result.stderr)
+
+    def test_health_of_grpcio_agrees(self):
+        import grpc
+        from grpc_health.v1 import health_pb2, health_pb2_grpc
+        with grpc.insecure_channel(self.spotd.address) as channel:
+            reply = health_pb2_grpc.HealthStub(channel).Check(
+                health_pb2.HealthCheckRequest(service="spotd.v1.SessionService"), timeout=10)
+        self.assertEqual(reply.status, health_pb2.HealthCheckResponse.SERVING)
+
+
+if __name__ == "__main__":
+    interpreter = os.environ.get("SPOTD_PYTHON")
+    if interpreter and pathlib.Path(interpreter).absolute() != pathlib.Path(sys.executable).absolute():
+        os.execv(interpreter, [interpreter, *sys.argv])
+    if not interpreter and not importlib.util.find_spec("grpc_tools"):
+        skip("grpcio is not installed; set SPOTD_PYTHON to an interpreter with clients/python/requirements.txt")
+    unittest.main(verbosity=2)
