@@ -27,6 +27,13 @@ struct GroupState {
   float* sum;
 };
 
+// Keys of block i of a stretch, which may lie in the stretch that the thread runs next; null where
+// that is not known.
+HWY_INLINE const Bf16* KeysAhead(const Stretch& s, int32_t i) {
+  if (i < s.blocks) return s.Keys(i);
+  return s.next != nullptr && i - s.blocks < s.next->blocks ? s.next->Keys(i - s.blocks) : nullptr;
+}
+
 template <int kHeads, class D>
 HWY_INLINE void AttendTile(D d, const Stretch& s, int32_t begin, int32_t end,
                            const GroupState& state) {
@@ -37,7 +44,8 @@ HWY_INLINE void AttendTile(D d, const Stretch& s, int32_t begin, int32_t end,
   int tokens = 0;
   for (int32_t i = begin; i < end; ++i) {
     const Bf16* const keys = s.Keys(i);
-    KeyDots<kHeads>(d, state.q, keys, s.TokensOf(i), dim, keys + to_values, scores + tokens);
+    const Bf16* const ahead = KeysAhead(s, i + end - begin);
+    KeyDots<kHeads>(d, state.q, keys, s.TokensOf(i), dim, ahead, scores + tokens);
     tokens += s.TokensOf(i);
   }
   for (int h = 0; h < kHeads; ++h) {
@@ -46,10 +54,9 @@ HWY_INLINE void AttendTile(D d, const Stretch& s, int32_t begin, int32_t end,
     for (int i = 0; i < dim; ++i) state.acc[h * dim + i] *= shrink;
   }
   for (int32_t i = begin; i < end; ++i) {
-    const int32_t ahead = i + (end - begin);
-    const Bf16* const next = ahead < s.blocks ? s.Keys(ahead) : nullptr;
+    const Bf16* const ahead = KeysAhead(s, i + end - begin);
     AddValues<kHeads>(d, scores + (i - begin) * block_tokens, s.Keys(i) + to_values, s.TokensOf(i),
-                      dim, next, state.acc);
+                      dim, ahead == nullptr ? nullptr : ahead + to_values, state.acc);
   }
 }
 
@@ -173,25 +180,41 @@ void ReserveStates(const AttendArgs& args, int threads, AttendScratch& scratch) 
   if (scratch.queries.size() < queries) scratch.queries.resize(queries);
 }
 
-void RunUnit(const AttendArgs& args, int64_t unit, int thread, AttendScratch& scratch) {
+// The (row, KV head) pair that a unit belongs to.
+int32_t PairOf(const AttendScratch& scratch, int64_t unit) {
   const auto& start = scratch.unit_start;
   const auto after = std::upper_bound(start.begin(), start.end(), static_cast<int32_t>(unit));
-  const auto pair = static_cast<int32_t>(after - start.begin()) - 1;
+  return static_cast<int32_t>(after - start.begin()) - 1;
+}
+
+Stretch StretchOf(const AttendArgs& args, const AttendScratch& scratch, int64_t unit) {
+  const int32_t pair = PairOf(scratch, unit);
   const int32_t row = pair / args.layer.kv_heads;
   const int32_t kv_head = pair % args.layer.kv_heads;
   const Choice choice = ChoiceOf(args, row, kv_head);
-  const int32_t group = args.q_heads / args.layer.kv_heads;
-  const int32_t dim = args.layer.head_dim;
-  const Stretch stretch =
-      MakeStretch(args.batch, args.layer, row, kv_head, choice.blocks, choice.count,
-                  static_cast<int32_t>(unit) - start[static_cast<size_t>(pair)],
-                  StretchBlocks(args.layer.block_tokens));
-  const float* const q =
-      static_cast<const float*>(args.q) + (int64_t{row} * args.q_heads + kv_head * group) * dim;
-  HWY_DYNAMIC_DISPATCH(RunAttendUnit)
-  (stretch, group, q, args.scale, scratch.queries.data() + int64_t{thread} * group * dim,
-   scratch.acc.data() + unit * group * dim, scratch.max.data() + unit * group,
-   scratch.sum.data() + unit * group);
+  return MakeStretch(args.batch, args.layer, row, kv_head, choice.blocks, choice.count,
+                     static_cast<int32_t>(unit) - scratch.unit_start[static_cast<size_t>(pair)],
+                     StretchBlocks(args.layer.block_tokens));
+}
+
+void RunUnits(const AttendArgs& args, int64_t begin, int64_t end, int thread,
+              AttendScratch& scratch) {
+  const int64_t group = args.q_heads / args.layer.kv_heads;
+  const int64_t group_size = group * args.layer.head_dim;
+  Stretch stretch = StretchOf(args, scratch, begin);
+  for (int64_t unit = begin; unit < end; ++unit) {
+    Stretch next = {};
+    if (unit + 1 < scratch.unit_start.back()) {
+      next = StretchOf(args, scratch, unit + 1);
+      stretch.next = &next;
+    }
+    HWY_DYNAMIC_DISPATCH(RunAttendUnit)
+    (stretch, static_cast<int>(group),
+     static_cast<const float*>(args.q) + PairOf(scratch, unit) * group_size, args.scale,
+     scratch.queries.data() + thread * group_size, scratch.acc.data() + unit * group_size,
+     scratch.max.data() + unit * group, scratch.sum.data() + unit * group);
+    stretch = next;
+  }
 }
 
 void MergePair(const AttendArgs& args, int64_t pair, const AttendScratch& scratch) {
@@ -212,7 +235,7 @@ void Attend(const AttendArgs& args, ThreadPool& pool, AttendScratch& scratch) {
   PlanUnits(args, scratch);
   ReserveStates(args, pool.num_threads(), scratch);
   pool.ParallelFor(scratch.unit_start.back(), 1, [&](int64_t begin, int64_t end, int thread) {
-    for (int64_t unit = begin; unit < end; ++unit) RunUnit(args, unit, thread, scratch);
+    RunUnits(args, begin, end, thread, scratch);
   });
   constexpr int64_t kMergeGrain = 4;
   const int64_t pairs = int64_t{args.batch.num_rows} * args.layer.kv_heads;

@@ -19,6 +19,7 @@ struct Stretch {
   int32_t blocks;
   int32_t last_tokens;  // tokens of the last block; the others are full
   int32_t kv_head;
+  const Stretch* next;  // nullable: what the thread is likely to run next, to be prefetched
 
   const Bf16* Keys(int32_t i) const {
     return BlockKeys(*layer, table[chosen == nullptr ? first + i : chosen[i]], kv_head);

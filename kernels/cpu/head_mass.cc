@@ -8,6 +8,7 @@
 #include <algorithm>
 #include <cmath>
 
+#include "hwy/cache_control.h"
 #include "hwy/highway.h"
 #include "kernels/cpu/attend-inl.h"
 #include "kernels/cpu/attend_unit.h"
@@ -38,15 +39,20 @@ HWY_INLINE void BlockBounds(D d, const float* HWY_RESTRICT q, const Bf16* HWY_RE
   for (int h = 0; h < kHeads; ++h) out[h * stride] = totals[h];
 }
 
+HWY_INLINE void PrefetchNear(const Bf16* next, int n) {
+  for (int i = 0; i < n; i += kLineBytes / 2) hwy::Prefetch(next + i);
+}
+
 template <class D>
 HWY_INLINE void BoundHeads(D d, const Stretch& s, const float* q, int heads, int64_t stride,
                            float* lse) {
+  constexpr int32_t kAhead = 8;  // blocks
   const int dim = s.layer->head_dim;
   for (int32_t i = 0; i < s.blocks; ++i) {
     const int32_t block = s.first + i;
     const Bf16* const summary = BlockSummary(*s.layer, s.table[block], s.kv_head);
-    if (i + 1 < s.blocks) {
-      PrefetchSpan(BlockSummary(*s.layer, s.table[block + 1], s.kv_head), 0, 2 * dim);
+    if (i + kAhead < s.blocks) {
+      PrefetchNear(BlockSummary(*s.layer, s.table[block + kAhead], s.kv_head), 2 * dim);
     }
     switch (heads) {
       case 1:
@@ -212,8 +218,10 @@ void QuestScore(const QuestScoreArgs& args, ThreadPool& pool, HeadMassScratch& s
 
 void OracleScore(const OracleScoreArgs& args, ThreadPool& pool, HeadMassScratch& scratch) {
   ScoreHeads(args, 1, pool, scratch, StretchBlocks(args.layer.block_tokens),
-             [](const auto&... unit) { HWY_DYNAMIC_DISPATCH(OracleUnit)
-                                       (unit...); });
+             [](const auto&... unit) {
+               HWY_DYNAMIC_DISPATCH(OracleUnit)
+               (unit...);
+             });
 }
 
 }  // namespace spotd::kernels::cpu

@@ -4,6 +4,7 @@
 #include <cmath>
 
 #include "hwy/base.h"
+#include "hwy/targets.h"
 #include "kernels/cpu/prefill_kernels.h"
 
 #if defined(__x86_64__)
@@ -213,8 +214,8 @@ HWY_DIAGNOSTICS(pop)
 namespace spotd::kernels::cpu {
 
 bool HasBf16Prefill() {
-  return __builtin_cpu_supports("avx512bf16") != 0 && __builtin_cpu_supports("avx512bw") != 0 &&
-         __builtin_cpu_supports("avx512dq") != 0 && __builtin_cpu_supports("avx512vl") != 0;
+  // Highway's AVX3 stands for F, BW, DQ and VL, and can be switched off with the rest of it.
+  return (hwy::SupportedTargets() & HWY_AVX3) != 0 && __builtin_cpu_supports("avx512bf16") != 0;
 }
 
 PrefillKernels Bf16PrefillKernels() {

@@ -44,7 +44,7 @@ TEST_P(DenseConformance, TooMuchMemoryIsRefused) {
 }
 
 TEST_P(DenseConformance, SaysWhatItIs) {
-  EXPECT_EQ(rig_->name(), GetParam());
+  EXPECT_EQ(rig_->name(), GetParam().substr(0, GetParam().find(':')));
   EXPECT_FALSE(rig_->description().empty());
 }
 

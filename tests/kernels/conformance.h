@@ -15,6 +15,7 @@
 #include <vector>
 
 #include "gtest/gtest.h"
+#include "hwy/targets.h"
 #include "kernels/backend.h"
 #include "kernels/core/float16.h"
 #include "kernels/paged.h"
@@ -32,11 +33,27 @@ inline std::vector<float> RandomFloats(size_t n, float scale, std::mt19937& rand
   return x;
 }
 
+// "cpu:AVX2" is the CPU backend held to one of the instruction sets it was built for. Holds for
+// every later operation of the process, until the next call.
+inline void HoldToInstructionSet(const std::string& name) {
+  int64_t held = 0;  // no limit
+  for (const int64_t target : hwy::SupportedAndGeneratedTargets()) {
+    if (name == std::string("cpu:") + hwy::TargetName(target)) held = target;
+  }
+  hwy::SetSupportedTargetsForTest(held);
+  hwy::GetChosenTarget().DeInit();
+}
+
 // Owns a backend and everything uploaded to it.
 class Rig {
  public:
   explicit Rig(const std::string& name, int threads = 2) {
-    auto backend = CreateBackend({name, threads});
+    const bool cpu = name.starts_with("cpu");
+    if (cpu) {
+      hwy::SetSupportedTargetsForTest(0);
+      HoldToInstructionSet(name);
+    }
+    auto backend = CreateBackend({cpu ? "cpu" : name, threads});
     if (!backend.ok()) {
       ADD_FAILURE() << backend.status().ToString();
       std::abort();
@@ -226,9 +243,12 @@ inline void ExpectClose(const std::vector<float>& actual, const std::vector<floa
   }
 }
 
-// The backends that can run here, `ref` excepted.
+// The backends that can run here, `ref` excepted, the CPU one with every instruction set.
 inline std::vector<std::string> BackendsUnderTest() {
   std::vector<std::string> names = {"cpu"};
+  for (const int64_t target : hwy::SupportedAndGeneratedTargets()) {
+    names.push_back(std::string("cpu:") + hwy::TargetName(target));
+  }
   if (CreateBackend({"cuda", 0}).ok()) names.push_back("cuda");
   return names;
 }
