@@ -70,7 +70,6 @@ class Interpreter {
 
   const RenderOptions& options_;
   Budget budget_;
-  int loops_ = 0;
 };
 
 absl::StatusOr<Flow> Interpreter::Run(const Body& body, Scope* scope, std::string* out) {
@@ -163,16 +162,13 @@ absl::StatusOr<Flow> Interpreter::RunFor(const Statement& statement, Scope* scop
     Scope inner(scope);
     return Run(statement.else_body, &inner, out);
   }
-  ++loops_;
   for (size_t i = 0; i < items->size(); ++i) {
     Scope inner(scope);
     SPOTD_RETURN_IF_ERROR(AssignTargets(statement, (*items)[i], &inner));
-    inner.Set("loop",
-              Value::OfLoop(std::make_shared<const LoopState>(LoopState{items, i, loops_})));
+    inner.Set("loop", Value::OfLoop(std::make_shared<const LoopState>(LoopState{items, i})));
     SPOTD_ASSIGN_OR_RETURN(const Flow flow, Run(statement.body, &inner, out));
     if (flow == Flow::kBreak) break;
   }
-  --loops_;
   return Flow::kNext;
 }
 

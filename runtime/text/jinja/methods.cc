@@ -137,7 +137,7 @@ std::vector<std::string_view> SplitWords(std::string_view text, int64_t limit) {
   std::vector<std::string_view> parts;
   for (text = StripLeft(text); !text.empty(); text = StripLeft(text)) {
     if (static_cast<int64_t>(parts.size()) == limit) {
-      parts.push_back(StripRight(text));
+      parts.push_back(text);
       break;
     }
     const size_t end = WordEnd(text);

@@ -163,8 +163,8 @@ Value LoopAttribute(const LoopState& loop, const std::string& name) {
   if (name == "first") return Value::Bool(index == 0);
   if (name == "last") return Value::Bool(index + 1 == size);
   if (name == "length") return Value::Int(size);
-  if (name == "depth") return Value::Int(loop.nesting);
-  if (name == "depth0") return Value::Int(loop.nesting - 1);
+  if (name == "depth") return Value::Int(1);  // deeper only in recursive loops
+  if (name == "depth0") return Value::Int(0);
   if (name == "previtem") {
     return index > 0 ? (*loop.items)[loop.index - 1]
                      : Value::MakeUndefined("there is no previous item");

@@ -146,7 +146,6 @@ class Namespace {
 struct LoopState {
   std::shared_ptr<const std::vector<Value>> items;
   size_t index = 0;
-  int nesting = 1;
 };
 
 struct MacroDefinition;
