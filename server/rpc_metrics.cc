@@ -1,6 +1,27 @@
 #include "server/rpc_metrics.h"
 
+#include "runtime/engine/error_reasons.h"
+#include "server/status_map.h"
+
 namespace spotd::server {
+
+RpcMetrics::RpcMetrics() {
+  for (const char* method :
+       {"CreateSession", "GetSession", "ListSessions", "DeleteSession", "ForkSession",
+        "RewindSession", "Append", "ListModels", "GetModel", "Tokenize", "Detokenize"}) {
+    outcomes_[{method, "OK", ""}] = 0;
+  }
+  for (const char* method : {"Generate", "Complete"}) {
+    for (const char* finish : {"stop_token", "stop_text", "max_tokens", "context_full"}) {
+      outcomes_[{method, "OK", finish}] = 0;
+    }
+  }
+  namespace reason = engine::reason;
+  for (const char* why : {reason::kQueueFull, reason::kKvExhausted, reason::kSessionLimit,
+                          reason::kDraining, kServerBusy}) {
+    rejected_[why] = 0;
+  }
+}
 
 void RpcMetrics::Count(const Outcome& outcome) {
   std::lock_guard lock(mutex_);

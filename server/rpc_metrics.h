@@ -23,6 +23,10 @@ class RpcMetrics {
     auto operator<=>(const Outcome&) const = default;
   };
 
+  // Series of successful calls and of refusals are there from the start, at zero: a rate over a
+  // series that appears with its first event would miss that event.
+  RpcMetrics();
+
   void CallStarted() { in_progress_.fetch_add(1); }
   void CallEnded() { in_progress_.fetch_sub(1); }
   int64_t in_progress() const { return in_progress_.load(); }
