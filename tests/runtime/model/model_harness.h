@@ -7,6 +7,7 @@
 #include <cmath>
 #include <cstdint>
 #include <cstdlib>
+#include <functional>
 #include <memory>
 #include <span>
 #include <string>
@@ -33,6 +34,10 @@ struct HarnessOptions {
   int32_t kv_tokens = 2048;
   const SelectorConfig* selector = nullptr;  // random weights
   kernels::SelectorKeyFormat format = kernels::SelectorKeyFormat::kBf16;
+  // Nullable: puts a checkpoint of the test's own in front of the file's.
+  std::function<std::unique_ptr<ModelSource>(std::unique_ptr<ModelSource>)> wrap_source;
+  // Nullable: puts a backend of the test's own in front of the named one.
+  std::function<std::unique_ptr<kernels::Backend>(std::unique_ptr<kernels::Backend>)> wrap;
 };
 
 class ModelHarness {
@@ -103,8 +108,10 @@ class ModelHarness {
 
  private:
   absl::Status Load(const std::string& path, const HarnessOptions& options) {
-    SPOTD_ASSIGN_OR_RETURN(const auto source, OpenModel(path));
+    SPOTD_ASSIGN_OR_RETURN(std::unique_ptr<ModelSource> source, OpenModel(path));
+    if (options.wrap_source) source = options.wrap_source(std::move(source));
     SPOTD_ASSIGN_OR_RETURN(backend_, kernels::CreateBackend({options.backend, 2}));
+    if (options.wrap) backend_ = options.wrap(std::move(backend_));
     std::unique_ptr<SelectorSource> selector;
     if (options.selector != nullptr) {
       selector = RandomSelector(source->config(), *options.selector, 5);

@@ -3,6 +3,7 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <iostream>
 #include <string>
 #include <tuple>
@@ -35,12 +36,16 @@ class TransformerGoldenTest : public ::testing::TestWithParam<std::tuple<const c
     const double rounded = RelativeError(logits, golden_.logits_bf16kv);
     std::cout << how << ": relative error " << exact << " against fp32, " << rounded
               << " against fp32 with keys and values in bf16\n";
-    // The CPU backend multiplies quantised weights by activations rounded to 8 bits.
-    const bool quantised = std::get<1>(GetParam()).model.find("Q8_0") != std::string::npos;
-    const bool coarse = quantised && std::get<0>(GetParam()) == std::string("cpu");
-    EXPECT_LT(exact, coarse ? 1.5e-2 : 1e-3);
+    EXPECT_LT(exact, ExactBound());
     // Now and then fp32 rounding tips a key over to the neighbouring bf16.
-    EXPECT_LT(rounded, coarse ? 1.5e-2 : 5e-5);
+    EXPECT_LT(rounded, std::max(5e-5, ExactBound() - 1e-3));
+  }
+
+  // What the CPU backend trades for speed: activations rounded to 8 bits where they meet quantised
+  // weights, and queries and attention weights in bf16 in prefill.
+  double ExactBound() const {
+    if (std::get<0>(GetParam()) != std::string("cpu")) return 1e-3;
+    return std::get<1>(GetParam()).model.find("Q8_0") != std::string::npos ? 1.5e-2 : 2e-3;
   }
 
   std::unique_ptr<ModelHarness> harness_;

@@ -1,16 +1,22 @@
-// Real models against llama.cpp: the continuations that tests/data/make_llamacpp_goldens.py
-// recorded.
+// Real models against llama.cpp: what tests/data/make_llamacpp_goldens.py recorded.
 //
-// Where both programs compute in floating point they still round differently (KV in bf16 here, f16
-// there), so a near-tie may split a greedy text. What must hold: every text is the same, or the top
-// token agrees at 99% of all positions under teacher forcing.
+// Two comparisons, because both programs round activations to 8 bits where they meet quantised
+// weights, each in its own way, and that noise alone moves the top token at 2-3% of all positions
+// (llama.cpp against itself, see the goldens):
+//  - Exact: all weights unpacked, so that neither side rounds. The top token agrees at 99% of all
+//  positions.
+//  - Quantised: the file as it is. Where llama.cpp's own answer does not hang on its rounding (a
+//  margin of half a logit),
+//    the top token agrees at 99%.
+// Text is teacher-forced: prompt and llama.cpp's greedy continuation. A greedy text is the same
+// when every position of the continuation agrees.
 
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <cstdlib>
 #include <fstream>
 #include <iostream>
-#include <iterator>
 #include <string>
 
 #include "nlohmann/json.hpp"
@@ -20,97 +26,131 @@
 namespace spotd::model {
 namespace {
 
+constexpr double kClearMargin = 0.5;  // logits
+
 struct RealModel {
   const char* name;
   const char* variable;  // environment variable that names the file
   const char* golden;    // below tests/data/llamacpp
 };
 
-int32_t Top(std::span<const float> logits) {
-  return static_cast<int32_t>(std::max_element(logits.begin(), logits.end()) - logits.begin());
-}
-
-class TransformerLlamaCppTest : public ::testing::TestWithParam<RealModel> {
- protected:
-  void SetUp() override {
-    const char* path = std::getenv(GetParam().variable);
-    if (path == nullptr) GTEST_SKIP() << GetParam().variable << " does not name a model file";
-    HarnessOptions options;
-    options.backend = "cpu";
-    options.limits.max_batch = 128;
-    options.limits.max_prefill_chunk = 128;
-    options.limits.max_context = 4096;
-    options.kv_tokens = 4096;
-    harness_ = std::make_unique<ModelHarness>(path, options);
-    ASSERT_TRUE(harness_->ok()) << harness_->status();
-    std::ifstream file(std::string(SPOTD_SOURCE_DIR) + "/tests/data/llamacpp/" + GetParam().golden);
-    goldens_ = nlohmann::json::parse(file, nullptr, false);
-    ASSERT_TRUE(goldens_.is_object());
+// The same checkpoint with every matrix in F32. A tensor's data is valid until the next one is
+// asked for.
+class UnpackedSource : public ModelSource {
+ public:
+  explicit UnpackedSource(std::unique_ptr<ModelSource> inner) : inner_(std::move(inner)) {}
+  const ModelConfig& config() const override { return inner_->config(); }
+  bool HasTensor(const std::string& name) const override { return inner_->HasTensor(name); }
+  bool interleaved_qk_rows() const override { return inner_->interleaved_qk_rows(); }
+  const text::TokenizerData& tokenizer_data() const override { return inner_->tokenizer_data(); }
+  const std::string& path() const override { return inner_->path(); }
+  absl::StatusOr<TensorView> Tensor(const std::string& name) const override {
+    SPOTD_ASSIGN_OR_RETURN(const TensorView tensor, inner_->Tensor(name));
+    floats_ = ToFloats(tensor);
+    return TensorView{DType::kF32, tensor.shape, floats_.data(), floats_.size() * sizeof(float)};
   }
 
-  // Prefills the prompt; counts positions whose top token is llama.cpp's. The last position's
-  // logits go to `last`.
-  void RunPrompt(const nlohmann::json& golden, kvstore::BlockTable* table,
-                 std::vector<float>* last) {
-    const auto tokens = golden["tokens"].get<std::vector<int32_t>>();
-    const auto expected = golden["prompt_top1"].get<std::vector<int32_t>>();
-    const std::span<const int32_t> all = tokens;
-    for (size_t done = 0; done < tokens.size();) {
-      const size_t size = std::min<size_t>(128, tokens.size() - done);
-      const std::vector<float> logits = harness_->Prefill(table, all.subspan(done, size), {size});
-      for (size_t i = 0; i < size; ++i) {
-        const auto row = std::span(logits).subspan(i * harness_->vocab(), harness_->vocab());
-        if (done + i < expected.size()) Count(Top(row) == expected[done + i]);
-        if (i + 1 == size) last->assign(row.begin(), row.end());
-      }
-      done += size;
-    }
-  }
+ private:
+  std::unique_ptr<ModelSource> inner_;
+  mutable std::vector<float> floats_;
+};
 
-  // Feeds llama.cpp's continuation; true when greedy decoding would have produced it.
-  bool RunContinuation(const nlohmann::json& golden, kvstore::BlockTable* table,
-                       std::vector<float> logits) {
-    bool same = true;
-    const auto continuation = golden["continuation"].get<std::vector<int32_t>>();
-    for (size_t i = 0; i < continuation.size(); ++i) {
-      const bool agrees = Top(logits) == continuation[i];
-      if (!agrees && same) {
-        std::cout << "  splits at token " << i << ", where llama.cpp's best two logits are "
-                  << golden["margin"][i] << " apart\n";
-      }
-      same &= agrees;
-      Count(agrees);
-      logits = harness_->Decode(table, std::span(continuation).subspan(i, 1), Policy{});
-    }
-    return same;
-  }
-
+class Tally {
+ public:
   void Count(bool agrees) {
     ++positions_;
     agreeing_ += agrees ? 1 : 0;
   }
+  double share() const { return static_cast<double>(agreeing_) / static_cast<double>(positions_); }
+  int64_t positions() const { return positions_; }
 
-  std::unique_ptr<ModelHarness> harness_;
-  nlohmann::json goldens_;
+ private:
   int64_t positions_ = 0;
   int64_t agreeing_ = 0;
 };
 
-TEST_P(TransformerLlamaCppTest, GreedyTextAndTopTokens) {
-  int same_texts = 0;
-  const nlohmann::json& cases = goldens_["cases"];
-  ASSERT_GE(cases.size(), 10u);
-  for (const nlohmann::json& golden : cases) {
-    kvstore::BlockTable table = harness_->store().NewTable();
-    std::vector<float> logits;
-    RunPrompt(golden, &table, &logits);
-    same_texts += RunContinuation(golden, &table, logits) ? 1 : 0;
+std::ostream& operator<<(std::ostream& out, const Tally& tally) {
+  return out << tally.share() << " of " << tally.positions() << " positions";
+}
+
+class TransformerLlamaCppTest : public ::testing::TestWithParam<RealModel> {
+ protected:
+  // `prefix`: "" or "exact_", of the goldens' members.
+  void Compare(bool unpack, const std::string& prefix) {
+    const char* path = std::getenv(GetParam().variable);
+    if (path == nullptr) GTEST_SKIP() << GetParam().variable << " does not name a model file";
+    HarnessOptions options;
+    options.backend = "cpu";
+    options.limits.max_batch = 64;
+    options.limits.max_prefill_chunk = 256;
+    options.limits.max_context = 2048;
+    if (unpack) {
+      options.wrap_source = [](auto inner) {
+        return std::make_unique<UnpackedSource>(std::move(inner));
+      };
+    }
+    harness_ = std::make_unique<ModelHarness>(path, options);
+    ASSERT_TRUE(harness_->ok()) << harness_->status();
+    std::ifstream file(std::string(SPOTD_SOURCE_DIR) + "/tests/data/llamacpp/" + GetParam().golden);
+    const nlohmann::json goldens = nlohmann::json::parse(file, nullptr, false);
+    ASSERT_TRUE(goldens.is_object());
+    ASSERT_GE(goldens["cases"].size(), 10u);
+    for (const nlohmann::json& golden : goldens["cases"]) RunCase(golden, prefix);
+    std::cout << same_texts_ << " of " << goldens["cases"].size()
+              << " greedy texts are the same\ntop-1 agreement: " << all_ << "; " << clear_
+              << " with a margin of " << kClearMargin << "; " << decoded_ << " in decode\n";
   }
-  const double agreement = static_cast<double>(agreeing_) / static_cast<double>(positions_);
-  std::cout << same_texts << " of " << cases.size()
-            << " greedy texts are the same; top-1 agreement " << agreement << " over " << positions_
-            << " positions\n";
-  EXPECT_TRUE(same_texts == static_cast<int>(cases.size()) || agreement >= 0.99);
+
+  void RunCase(const nlohmann::json& golden, const std::string& prefix) {
+    const auto prompt = golden["tokens"].get<std::vector<int32_t>>();
+    const auto continuation = golden["continuation"].get<std::vector<int32_t>>();
+    const auto top = golden[prefix + "top1"].get<std::vector<int32_t>>();
+    const auto margin = golden[prefix + "margin"].get<std::vector<double>>();
+    kvstore::BlockTable table = harness_->store().NewTable();
+    bool same = true;
+    const auto count = [&](std::span<const float> logits, size_t position) {
+      const auto best = std::max_element(logits.begin(), logits.end()) - logits.begin();
+      const bool agrees = best == top[position];
+      all_.Count(agrees);
+      if (margin[position] >= kClearMargin) clear_.Count(agrees);
+      if (position >= prompt.size()) decoded_.Count(agrees);
+      same &= agrees || position + 1 < prompt.size();
+    };
+    size_t position = 0;
+    const auto count_rows = [&](const std::vector<float>& logits) {
+      for (size_t row = 0; row < logits.size() / harness_->vocab(); ++row) {
+        count(std::span(logits).subspan(row * harness_->vocab(), harness_->vocab()), position++);
+      }
+    };
+    for (size_t done = 0; done < prompt.size(); done += 256) {
+      const size_t size = std::min<size_t>(256, prompt.size() - done);
+      count_rows(harness_->Prefill(&table, std::span(prompt).subspan(done, size), {size}));
+    }
+    for (size_t i = 0; i + 1 < continuation.size(); ++i) {
+      count_rows(harness_->Decode(&table, std::span(continuation).subspan(i, 1), Policy{}));
+    }
+    ASSERT_EQ(position, top.size());
+    same_texts_ += same ? 1 : 0;
+  }
+
+  std::unique_ptr<ModelHarness> harness_;
+  Tally all_;
+  Tally clear_;
+  Tally decoded_;
+  int same_texts_ = 0;
+};
+
+TEST_P(TransformerLlamaCppTest, Exact) {
+  Compare(/*unpack=*/true, "exact_");
+  if (all_.positions() == 0) return;
+  EXPECT_GE(all_.share(), 0.99);
+}
+
+TEST_P(TransformerLlamaCppTest, Quantised) {
+  Compare(/*unpack=*/false, "");
+  if (all_.positions() == 0) return;
+  EXPECT_GE(clear_.share(), 0.99);
+  EXPECT_GE(all_.share(), 0.95);
 }
 
 INSTANTIATE_TEST_SUITE_P(Models, TransformerLlamaCppTest,

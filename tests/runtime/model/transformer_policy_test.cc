@@ -246,42 +246,6 @@ INSTANTIATE_TEST_SUITE_P(Backends, TransformerPolicyTest,
                                                               SelectorKeyFormat::kInt4,
                                                               SelectorKeyFormat::kFp4)));
 
-// Attention mass that a selection covers, measured by the oracle's own scores: the policies choose,
-// and their traces are weighed by the oracle's choice at equal size covering at least as much.
-class OracleTest : public ::testing::TestWithParam<const char*> {};
-
-TEST_P(OracleTest, CoversMoreThanAnyOtherAtEqualDensity) {
-  HarnessOptions options;
-  options.backend = GetParam();
-  SelectorConfig selector;
-  options.selector = &selector;
-  options.limits.max_batch = 2;
-  options.limits.max_prefill_chunk = 64;
-  ModelHarness harness(ModelPath("llama_yarn"), options);
-  ASSERT_TRUE(harness.ok()) << harness.status();
-  const std::vector<int32_t> tokens = RandomTokens(kContext, 21);
-  kvstore::BlockTable table = harness.store().NewTable();
-  harness.Prefill(&table, std::span<const int32_t>(tokens).first(kContext - 1), {64});
-  ASSERT_TRUE(harness.store().Reserve(&table, 1).ok());
-  const auto covered = [&](PolicyKind kind, int32_t k_tokens) {
-    DecodeRow row = ModelHarness::Row(tokens.back(), &table, FixedDensity(kind, k_tokens));
-    SelectionTrace trace;
-    row.trace = &trace;
-    DecodeResult result;
-    EXPECT_TRUE(harness.transformer().Decode({&row, 1}, {&result, 1}).ok());
-    return std::pair(result.sparsity.covered_mass, trace);
-  };
-  float before = 0;
-  for (const int32_t k_tokens : {32, 48, 64, 80, 96, 128}) {
-    const auto [mass, trace] = covered(PolicyKind::kOracle, k_tokens);
-    EXPECT_GE(mass, before) << k_tokens;  // more blocks, more mass
-    before = mass;
-  }
-  EXPECT_FLOAT_EQ(before, 1.0f);
-}
-
-INSTANTIATE_TEST_SUITE_P(Backends, OracleTest, ::testing::Values("ref", "cpu"));
-
 TEST(TransformerErrorsTest, RefusesWhatItCannotRun) {
   HarnessOptions options;
   options.limits.max_batch = 2;
