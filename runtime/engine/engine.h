@@ -5,6 +5,10 @@
 // prompt never stalls the others. Cancelled and expired requests are dropped before each step and
 // between prefill chunks.
 //
+// KV memory: a prompt's KV is reserved when the request is admitted. Sessions on which nothing runs
+// lose their KV, least recently used first, when others need the room; their tokens stay and are
+// computed again (runtime/engine/README.md).
+//
 // Session model: a session is a list of tokens and their KV. The newest token is *pending*: its KV
 // is written by the step that generates after it. A failed or cancelled request leaves the session
 // at its last acknowledged token.
@@ -83,7 +87,10 @@ class Engine {
   absl::StatusOr<SessionInfo> RewindSession(const std::string& id, int32_t tokens);
 
   // Inference. Never block; the outcome, refusals included, arrives through the request's sink or
-  // on_done.
+  // on_done, on the engine thread. Append: all or nothing. Generate: prompt and reply stay in the
+  // session as far as tokens were delivered; before the first one, nothing. Generate with an empty
+  // prompt continues the session, after the chat template's generation prompt where its last
+  // message awaits a reply.
   void Append(AppendRequest request);
   void Generate(GenerateRequest request);
 

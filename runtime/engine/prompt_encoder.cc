@@ -1,5 +1,6 @@
 #include "runtime/engine/prompt_encoder.h"
 
+#include <chrono>
 #include <utility>
 #include <variant>
 
@@ -104,6 +105,7 @@ absl::Status PromptEncoder::Render(std::span<const text::ChatMessage> messages,
                                    bool generation_prompt, EncodedPrompt* prompt) const {
   text::ChatTemplateOptions options = template_options_;
   options.add_generation_prompt = generation_prompt;
+  options.now = std::chrono::system_clock::now();  // one date for the renderings that are compared
   const auto text = prompt->conversation.Extend(messages, *chat_template_, options);
   if (!text.ok()) {
     return Invalid(reason::kTemplateRefused, field,

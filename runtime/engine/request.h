@@ -91,8 +91,8 @@ struct RequestSparsity {
   double mean_covered_mass = 1.0;
   double mean_selected_tokens = 0;
   // Share of steps x layers that read each block of the context, for "where was the answer read
-  // from": (block index, share), largest first, sinks and recency left out; filled when
-  // GenerateRequest::report_blocks > 0.
+  // from": (block index, share), largest first, sinks and recency left out, over the steps that
+  // were sparse; filled when GenerateRequest::report_blocks > 0.
   std::vector<std::pair<int32_t, float>> top_blocks;
 };
 

@@ -217,10 +217,10 @@ TEST_F(ConversationRewindTest, AMessageCutThroughIsForgotten) {
   RewindTo(first - 1);
   EXPECT_EQ(conversation_.num_messages(), 0u);
   // A new conversation starts behind what is left.
-  EXPECT_EQ(
-      *conversation_.Extend(std::vector<ChatMessage>{{"user", "New"}}, chat_ml_,
-                            {.add_generation_prompt = false, .bos_token = "", .eos_token = ""}),
-      "<|im_start|>user\nNew<|im_end|>\n");
+  const std::vector<ChatMessage> added = {{"user", "New"}};
+  ChatTemplateOptions options;
+  options.add_generation_prompt = false;
+  EXPECT_EQ(*conversation_.Extend(added, chat_ml_, options), "<|im_start|>user\nNew<|im_end|>\n");
 }
 
 }  // namespace
