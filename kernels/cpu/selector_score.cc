@@ -22,7 +22,6 @@ namespace HWY_NAMESPACE {
 constexpr int kLanes = LanesOf(Wide());
 constexpr int kHeadChunk = 4;
 constexpr int kMaxBlockTokens = 64;
-constexpr size_t kPrefetchBytes = 1024;
 
 // Signed values of the 16 codes: int4 as they are, fp4 doubled.
 alignas(16) constexpr int8_t kInt4Values[16] = {-8, -7, -6, -5, -4, -3, -2, -1,
@@ -30,24 +29,38 @@ alignas(16) constexpr int8_t kInt4Values[16] = {-8, -7, -6, -5, -4, -3, -2, -1,
 alignas(16) constexpr int8_t kFp4Values[16] = {0, 1,  2,  3,  4,  6,  8,  12,
                                                0, -1, -2, -3, -4, -6, -8, -12};
 
-using Bytes = hn::CappedTag<uint8_t, 16>;
+alignas(64) constexpr float kInt4Floats[16] = {-8, -7, -6, -5, -4, -3, -2, -1,
+                                               0,  1,  2,  3,  4,  5,  6,  7};
+alignas(64) constexpr float kFp4Floats[16] = {0, 1,  2,  3,  4,  6,  8,  12,
+                                              0, -1, -2, -3, -4, -6, -8, -12};
+
 using VWide = hn::Vec<Wide>;
 
-// Code bytes of kLanes tokens as two vectors of values: low nibbles, high nibbles.
-HWY_INLINE void Unpack(const uint8_t* codes, hn::Vec<Bytes> table, VWide& low, VWide& high) {
-  const Wide d;
-  const hn::Rebind<uint8_t, Wide> d8;
-  const hn::Rebind<int8_t, Wide> di8;
-  const hn::RebindToSigned<Wide> di;
+// Code bytes of kLanes tokens as two vectors of values: low nibbles, high nibbles. With 16 lanes a
+// vector holds all values of a code and one shuffle looks them up as floats; else they are looked
+// up as bytes and converted.
+template <class D>
+HWY_INLINE void Unpack(D d, const uint8_t* codes, const int8_t* bytes, const float* floats,
+                       hn::Vec<D>& low, hn::Vec<D>& high) {
+  const hn::Rebind<uint8_t, D> d8;
+  const hn::Rebind<int8_t, D> di8;
+  const hn::RebindToSigned<D> di;
   const auto both = hn::LoadU(d8, codes);
-  const auto low_codes = hn::And(both, hn::Set(d8, 15));
-  const auto high_codes = hn::BitCast(d8, hn::And(hn::ShiftRight<4>(both), hn::Set(d8, 15)));
-  const auto values = [&](auto nibbles) HWY_ATTR {
-    const auto looked_up = hn::TableLookupBytes(table, nibbles);
-    return hn::ConvertTo(d, hn::PromoteTo(di, hn::BitCast(di8, looked_up)));
-  };
-  low = values(low_codes);
-  high = values(high_codes);
+  if constexpr (LanesOf(D()) == 16) {
+    const auto table = hn::Load(d, floats);
+    const auto wide = hn::PromoteTo(di, both);
+    const auto low_codes = hn::And(wide, hn::Set(di, 15));
+    low = hn::TableLookupLanes(table, hn::IndicesFromVec(d, low_codes));
+    high = hn::TableLookupLanes(table, hn::IndicesFromVec(d, hn::ShiftRight<4>(wide)));
+  } else {
+    const auto table = hn::Load(hn::CappedTag<int8_t, 16>(), bytes);
+    const auto values = [&](auto nibbles) HWY_ATTR {
+      const auto looked_up = hn::TableLookupBytes(table, hn::BitCast(di8, nibbles));
+      return hn::ConvertTo(d, hn::PromoteTo(di, looked_up));
+    };
+    low = values(hn::And(both, hn::Set(d8, 15)));
+    high = values(hn::And(hn::ShiftRight<4>(both), hn::Set(d8, 15)));
+  }
 }
 
 HWY_INLINE VWide LoadScales(const Fp16* scales) {
@@ -72,9 +85,8 @@ HWY_INLINE VWide LoadScales(const uint8_t* scales) {
 // q: [kHeadChunk, dim].
 template <typename Scale, int kGroup>
 HWY_INLINE void QuantisedDots(const float* q, const std::byte* tile, int dim, int lane,
-                              const int8_t* values, VWide (&dots)[kHeadChunk]) {
+                              const int8_t* bytes, const float* floats, VWide (&dots)[kHeadChunk]) {
   const Wide d;
-  const auto table = hn::LoadU(Bytes(), reinterpret_cast<const uint8_t*>(values));
   const auto* codes = reinterpret_cast<const uint8_t*>(tile) + lane;
   const auto* const scales = reinterpret_cast<const Scale*>(tile + dim / 2 * kSelectorTile) + lane;
   for (VWide& dot : dots) dot = hn::Zero(d);
@@ -83,7 +95,7 @@ HWY_INLINE void QuantisedDots(const float* q, const std::byte* tile, int dim, in
     for (VWide& s : sum) s = hn::Zero(d);
     for (int i = 0; i < kGroup / 2; ++i, codes += kSelectorTile) {
       VWide low, high;
-      Unpack(codes, table, low, high);
+      Unpack(d, codes, bytes, floats, low, high);
       const float* const at = q + g * kGroup + i;
       for (int h = 0; h < kHeadChunk; ++h) {
         sum[h] = hn::MulAdd(hn::Set(d, at[h * dim]), low, sum[h]);
@@ -114,9 +126,9 @@ HWY_INLINE void Dots(const float* q, const std::byte* tile, int dim, int lane,
   if constexpr (kFormat == SelectorKeyFormat::kBf16) {
     Bf16Dots(q, tile, dim, lane, dots);
   } else if constexpr (kFormat == SelectorKeyFormat::kInt4) {
-    QuantisedDots<Fp16, kInt4Group>(q, tile, dim, lane, kInt4Values, dots);
+    QuantisedDots<Fp16, kInt4Group>(q, tile, dim, lane, kInt4Values, kInt4Floats, dots);
   } else {
-    QuantisedDots<uint8_t, kFp4Group>(q, tile, dim, lane, kFp4Values, dots);
+    QuantisedDots<uint8_t, kFp4Group>(q, tile, dim, lane, kFp4Values, kFp4Floats, dots);
   }
 }
 
@@ -170,6 +182,13 @@ HWY_INLINE void ToLse(const float* max, const float* sum, int n, float* lse) {
 }
 
 constexpr int kChunkBlocks = 64;
+constexpr int kAhead = 2;  // blocks
+
+HWY_INLINE void PrefetchBlock(const KvLayer& layer, int32_t physical) {
+  const std::byte* const block = BlockSelectorKeys(layer, physical);
+  const auto bytes = static_cast<size_t>(BlockSelectorKeys(layer, physical + 1) - block);
+  for (size_t b = 0; b < bytes; b += 64) hwy::Prefetch(block + b);
+}
 
 template <SelectorKeyFormat kFormat>
 HWY_NOINLINE void ScoreBlocks(const KvLayer& layer, const int32_t* table, const float* q,
@@ -180,7 +199,7 @@ HWY_NOINLINE void ScoreBlocks(const KvLayer& layer, const int32_t* table, const 
   HWY_ALIGN float sum[kChunkBlocks];
   for (int b = begin; b < end; ++b) {
     const std::byte* const block = BlockSelectorKeys(layer, table[b]);
-    if (b + 1 < end) hwy::Prefetch(BlockSelectorKeys(layer, table[b + 1]));
+    if (b + kAhead < end) PrefetchBlock(layer, table[b + kAhead]);
     const int tokens = std::min(layer.block_tokens, kv_len - b * layer.block_tokens);
     ScoreBlock<kFormat>(q, w, heads, block, tokens, layer.selector_dim, scores);
     Reduce(scores, tokens, max + b - begin, sum + b - begin);
