@@ -76,7 +76,6 @@ struct Chain {
 };
 
 void Forward(cudaStream_t stream, const DistillArgs& a, const DistillScratch& s, Chain& run) {
-  const int q_width = a.heads * a.dim;
   run(LaunchGather(stream, a, s));
   GemmProblem teacher =
       Product(s.teacher_q, a.layer.head_dim, false, s.teacher_k, a.layer.head_dim, true, s.teacher,
@@ -89,43 +88,38 @@ void Forward(cudaStream_t stream, const DistillArgs& a, const DistillScratch& s,
   teacher.stride_c = int64_t{a.num_queries} * a.rows;
   run(LaunchDistillGemm(stream, teacher));
   run(LaunchTeacherMean(stream, a, s));
-  run(LaunchDistillGemm(stream, Product(s.x_queries, a.hidden, false, a.weights.q, a.hidden, true,
-                                        s.q, q_width, a.num_queries, q_width, a.hidden, 0)));
+  GemmProblem queries = Product(s.x_queries, a.hidden, false, a.weights.q, a.hidden, true, s.q,
+                                a.dim, a.num_queries, a.dim, a.hidden, 0);
+  queries.batch = a.heads;
+  queries.stride_b = int64_t{a.dim} * a.hidden;
+  queries.stride_c = int64_t{a.num_queries} * a.dim;
+  run(LaunchDistillGemm(stream, queries));
   run(LaunchDistillGemm(stream, Product(s.x_queries, a.hidden, false, a.weights.w, a.hidden, true,
                                         s.w, a.heads, a.num_queries, a.heads, a.hidden, 0)));
   run(LaunchDistillGemm(stream, Product(s.x, a.hidden, false, a.weights.k, a.hidden, true, s.k_raw,
                                         a.dim, a.rows, a.dim, a.hidden, 0)));
   run(LaunchNormRope(stream, a, s));
-  GemmProblem dots = Product(s.q, q_width, false, s.k, a.dim, true, s.dots, a.rows, a.num_queries,
-                             a.rows, a.dim, 0);
-  dots.batch = a.heads;
-  dots.b_share = a.heads;
-  dots.stride_a = a.dim;
-  dots.stride_c = int64_t{a.num_queries} * a.rows;
-  run(LaunchDistillGemm(stream, dots));
+  // All heads' queries against the keys: [heads * R, dim] times [L, dim]^T.
+  run(LaunchDistillGemm(stream, Product(s.q, a.dim, false, s.k, a.dim, true, s.dots, a.rows,
+                                        a.heads * a.num_queries, a.rows, a.dim, 0)));
   run(LaunchMixHeads(stream, a, s));
 }
 
 void Backward(cudaStream_t stream, const DistillArgs& a, const DistillScratch& s, Chain& run) {
-  const int q_width = a.heads * a.dim;
+  const int all_queries = a.heads * a.num_queries;
   run(LaunchMixHeadsBackward(stream, a, s));
-  GemmProblem d_q = Product(s.dots, a.rows, false, s.k, a.dim, false, s.d_q, q_width, a.num_queries,
-                            a.dim, a.rows, 0);
-  d_q.batch = a.heads;
-  d_q.b_share = a.heads;
-  d_q.stride_a = int64_t{a.num_queries} * a.rows;
-  d_q.stride_c = a.dim;
-  run(LaunchDistillGemm(stream, d_q));
-  for (int h = 0; h < a.heads; ++h) {
-    const float* d_dots = s.dots + int64_t{h} * a.num_queries * a.rows;
-    run(LaunchDistillGemm(
-        stream, Product(d_dots, a.rows, true, s.q + h * a.dim, q_width, false, s.d_k, a.dim, a.rows,
-                        a.dim, a.num_queries, h == 0 ? 0.0f : 1.0f)));
-  }
+  run(LaunchDistillGemm(stream, Product(s.dots, a.rows, false, s.k, a.dim, false, s.d_q, a.dim,
+                                        all_queries, a.dim, a.rows, 0)));
+  run(LaunchDistillGemm(stream, Product(s.dots, a.rows, true, s.q, a.dim, false, s.d_k, a.dim,
+                                        a.rows, a.dim, all_queries, 0)));
   run(LaunchNormRopeBackward(stream, a, s));
-  run(LaunchDistillGemm(
-      stream, Product(s.d_q, q_width, true, s.x_queries, a.hidden, false, a.gradients.q, a.hidden,
-                      q_width, a.hidden, a.num_queries, 1)));
+  GemmProblem d_weights = Product(s.d_q, a.dim, true, s.x_queries, a.hidden, false, a.gradients.q,
+                                  a.hidden, a.dim, a.hidden, a.num_queries, 1);
+  d_weights.batch = a.heads;
+  d_weights.b_share = a.heads;
+  d_weights.stride_a = int64_t{a.num_queries} * a.dim;
+  d_weights.stride_c = int64_t{a.dim} * a.hidden;
+  run(LaunchDistillGemm(stream, d_weights));
   run(LaunchDistillGemm(
       stream, Product(s.d_w, a.heads, true, s.x_queries, a.hidden, false, a.gradients.w, a.hidden,
                       a.heads, a.hidden, a.num_queries, 1)));

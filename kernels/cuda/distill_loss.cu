@@ -182,12 +182,14 @@ __global__ void LossKernel(DistillArgs args, DistillScratch s) {
   }
 }
 
-// stats += the sum of query_stats, in order.
+// stats += the sum of query_stats; one warp a figure, always in the same order.
 __global__ void SumStatsKernel(DistillArgs args, DistillScratch s) {
-  if (threadIdx.x >= kStatCount) return;
-  double sum = s.stats[threadIdx.x];
-  for (int r = 0; r < args.num_queries; ++r) sum += s.query_stats[r * kStatCount + threadIdx.x];
-  s.stats[threadIdx.x] = sum;
+  const int figure = threadIdx.x / 32;
+  double sum = 0;
+  for (int r = threadIdx.x % 32; r < args.num_queries; r += 32)
+    sum += s.query_stats[r * kStatCount + figure];
+  for (int offset = 16; offset > 0; offset /= 2) sum += __shfl_xor_sync(kFullMask, sum, offset);
+  if (threadIdx.x % 32 == 0) s.stats[figure] += sum;
 }
 
 __global__ void MixHeadsBackwardKernel(DistillArgs args, DistillScratch s) {
@@ -228,7 +230,7 @@ cudaError_t LaunchLoss(cudaStream_t stream, const DistillArgs& args, const Disti
       LossKernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(shared));
   if (error != cudaSuccess) return error;
   LossKernel<<<args.num_queries, kThreads, shared, stream>>>(args, s);
-  SumStatsKernel<<<1, 32, 0, stream>>>(args, s);
+  SumStatsKernel<<<1, 32 * kStatCount, 0, stream>>>(args, s);
   return cudaGetLastError();
 }
 

@@ -85,7 +85,7 @@ __global__ void NormRopeKernel(DistillArgs args, DistillScratch s) {
   }
   const int vector = warp - args.rows;
   if (vector >= args.num_queries * args.heads) return;
-  RotateVector(args.rope, args.positions[args.queries[vector / args.heads]], 1.0f,
+  RotateVector(args.rope, args.positions[args.queries[vector % args.num_queries]], 1.0f,
                s.q + int64_t{vector} * args.dim);
 }
 
@@ -115,7 +115,7 @@ __global__ void NormRopeBackwardKernel(DistillArgs args, DistillScratch s) {
   }
   const int vector = warp - args.rows;
   if (vector >= args.num_queries * args.heads) return;
-  RotateVector(args.rope, args.positions[args.queries[vector / args.heads]], -1.0f,
+  RotateVector(args.rope, args.positions[args.queries[vector % args.num_queries]], -1.0f,
                s.d_q + int64_t{vector} * args.dim);
 }
 

@@ -22,10 +22,7 @@ constexpr int kThreads = 1024;
 constexpr int kWarps = kThreads / 32;
 constexpr int kBins = kThreads;
 constexpr int kMaxCandidates = 1024;  // over the cluster
-constexpr int kMaxCluster = 8;
-// Blocks per thread at which another member pays for the cluster's barriers, and the most there are
-// kernels for.
-constexpr int kBlocksPerThread = 2;
+// The most blocks per thread that there are kernels for.
 constexpr int kMaxPerThread = 64;
 // Masses vanish this far under the largest lse: bins of a mass-driven rule need not reach further.
 constexpr float kMassRange = 22.5f;
@@ -77,27 +74,22 @@ struct Shared {
 };
 
 // Reads another member's copy of a shared variable.
-template <bool kCluster, typename T>
+template <int kMembers, typename T>
 __device__ inline const T& Of(const T& variable, int member) {
-  if constexpr (kCluster) {
+  if constexpr (kMembers > 1) {
     return *ClusterPointer(const_cast<T*>(&variable), member);
   } else {
     return variable;
   }
 }
 
-template <bool kCluster>
+template <int kMembers>
 __device__ inline void SyncMembers() {
-  if constexpr (kCluster) {
+  if constexpr (kMembers > 1) {
     ClusterSync();
   } else {
     __syncthreads();
   }
-}
-
-template <bool kCluster>
-__device__ inline int Members() {
-  return kCluster ? ClusterSize() : 1;
 }
 
 // A row's problem as every thread knows it, with the thread's blocks: block e of a thread is begin
@@ -148,7 +140,7 @@ __device__ inline Extremes WarpExtremes(Extremes v) {
 
 // Loads the thread's blocks; the extremes of the row come back to every thread. Also clears the
 // bins.
-template <bool kCluster, int kPerThread>
+template <int kMembers, int kPerThread>
 __device__ inline Extremes LoadRow(const float* lse, RowProblem<kPerThread>& p, Shared& shared) {
   Extremes own = {-INFINITY, -INFINITY, INFINITY};
 #pragma unroll
@@ -171,10 +163,11 @@ __device__ inline Extremes LoadRow(const float* lse, RowProblem<kPerThread>& p, 
   if (threadIdx.x % 32 == 0) shared.warp_extremes[threadIdx.x / 32] = own;
   __syncthreads();
   Extremes all = WarpExtremes(shared.warp_extremes[threadIdx.x % 32]);
-  if constexpr (kCluster) {
+  if constexpr (kMembers > 1) {
     if (threadIdx.x == 0) shared.extremes = all;
     ClusterSync();
-    for (int m = 0; m < ClusterSize(); ++m) all = Merge(all, Of<true>(shared.extremes, m));
+#pragma unroll
+    for (int m = 0; m < kMembers; ++m) all = Merge(all, Of<kMembers>(shared.extremes, m));
   }
   return all;
 }
@@ -182,9 +175,7 @@ __device__ inline Extremes LoadRow(const float* lse, RowProblem<kPerThread>& p, 
 // Adds a block to its bin. Warps whose lanes all hit one bin add once.
 __device__ inline void AddToBin(Shared& shared, int bin, uint32_t mass) {
   const unsigned active = __activemask();
-  int uniform = 0;
-  __match_all_sync(active, bin, &uniform);
-  if (uniform != 0 && active == kFullMask) {
+  if (active == kFullMask && __all_sync(kFullMask, bin == __shfl_sync(kFullMask, bin, 0))) {
     const uint32_t low = __reduce_add_sync(kFullMask, mass & 0xffffu);
     const uint32_t high = __reduce_add_sync(kFullMask, mass >> 16);
     if (threadIdx.x % 32 != 0) return;
@@ -209,7 +200,7 @@ __device__ inline Totals WarpTotals(Totals v) {
 
 // Fills the bins (all but the last, which is what remains) and this member's totals, and lets the
 // cluster see them.
-template <bool kCluster, int kPerThread>
+template <int kMembers, int kPerThread>
 __device__ inline void FillBins(const RowProblem<kPerThread>& p, const Extremes& extremes,
                                 Shared& shared) {
   Totals own = {0, 0};
@@ -232,7 +223,7 @@ __device__ inline void FillBins(const RowProblem<kPerThread>& p, const Extremes&
     own = WarpTotals(shared.warp_totals[threadIdx.x]);
     if (threadIdx.x == 0) shared.totals = own;
   }
-  SyncMembers<kCluster>();
+  SyncMembers<kMembers>();
 }
 
 // The mass at which the rule stops, as the least integer that satisfies it. One thread.
@@ -242,12 +233,13 @@ __device__ inline uint64_t NeededMass(const BudgetRule& rule, const BudgetMasses
   return needed < 9e18 ? static_cast<uint64_t>(needed) : UINT64_MAX;
 }
 
-template <bool kCluster>
+template <int kMembers>
 __device__ inline BudgetMasses RowMasses(const Extremes& extremes, const Shared& shared) {
   BudgetMasses masses = {0, 0, extremes.reserved_max, extremes.residual_max};
-  for (int m = 0; m < Members<kCluster>(); ++m) {
-    masses.reserved += Of<kCluster>(shared.totals.reserved, m);
-    masses.residual += Of<kCluster>(shared.totals.residual, m);
+#pragma unroll
+  for (int m = 0; m < kMembers; ++m) {
+    masses.reserved += Of<kMembers>(shared.totals.reserved, m);
+    masses.residual += Of<kMembers>(shared.totals.residual, m);
   }
   return masses;
 }
@@ -268,16 +260,17 @@ __device__ inline Tally ScanUp(Tally v) {
 }
 
 // Finds the bin in which the rule stops, and what lies before it. One thread per bin.
-template <bool kCluster, int kPerThread>
+template <int kMembers, int kPerThread>
 __device__ inline void FindBoundaryBin(RowProblem<kPerThread>& p, const BudgetRule& rule,
                                        const BudgetMasses& masses, Shared& shared) {
   const int bin = threadIdx.x;
   const int lane = bin % 32;
   Tally own = {0, 0};
-  for (int m = 0; m < Members<kCluster>(); ++m) {
-    own.count += Of<kCluster>(shared.bin_count[bin], m);
-    own.mass += Of<kCluster>(shared.bin_low[bin], m);
-    own.mass += static_cast<uint64_t>(Of<kCluster>(shared.bin_high[bin], m)) << 16;
+#pragma unroll
+  for (int m = 0; m < kMembers; ++m) {
+    own.count += Of<kMembers>(shared.bin_count[bin], m);
+    own.mass += Of<kMembers>(shared.bin_low[bin], m);
+    own.mass += static_cast<uint64_t>(Of<kMembers>(shared.bin_high[bin], m)) << 16;
   }
   Tally prefix = ScanUp(own);
   if (lane == 31) shared.tally.warps[bin / 32] = prefix;
@@ -312,7 +305,7 @@ __device__ inline void FindBoundaryBin(RowProblem<kPerThread>& p, const BudgetRu
 
 // Gathers the blocks of the boundary bin from every member. Returns their number, which may exceed
 // the list.
-template <bool kCluster, int kPerThread>
+template <int kMembers, int kPerThread>
 __device__ inline int Gather(const RowProblem<kPerThread>& p, Shared& shared) {
   const int boundary_bin = shared.boundary_bin;
 #pragma unroll
@@ -322,15 +315,18 @@ __device__ inline int Gather(const RowProblem<kPerThread>& p, Shared& shared) {
     if (at < kMaxCandidates)
       shared.own[at] = {BudgetOrder(p.lse[e]), BudgetMass(p.lse[e], p.top), p.Block(e)};
   }
-  SyncMembers<kCluster>();
+  SyncMembers<kMembers>();
+  int counts[kMembers];
+#pragma unroll
+  for (int m = 0; m < kMembers; ++m) counts[m] = Of<kMembers>(shared.candidates, m);
   int total = 0;
-  for (int m = 0; m < Members<kCluster>(); ++m) {
-    const int count = Of<kCluster>(shared.candidates, m);
+#pragma unroll
+  for (int m = 0; m < kMembers; ++m) {
     const int at = static_cast<int>(threadIdx.x) - total;
-    if (at >= 0 && at < count && total + count <= kMaxCandidates) {
-      shared.all[threadIdx.x] = Of<kCluster>(shared.own[at], m);
+    total += counts[m];
+    if (at >= 0 && at < counts[m] && total <= kMaxCandidates) {
+      shared.all[threadIdx.x] = Of<kMembers>(shared.own[at], m);
     }
-    total += count;
   }
   __syncthreads();
   return total;
@@ -359,7 +355,7 @@ __device__ inline void RankCandidates(const RowProblem<kPerThread>& p, int count
 }
 
 // Count and mass of the residual blocks for which `take(key, index)` holds.
-template <bool kCluster, int kPerThread, typename Take>
+template <int kMembers, int kPerThread, typename Take>
 __device__ inline Tally Measure(const RowProblem<kPerThread>& p, Shared& shared, const Take& take) {
   Tally tally = {0, 0};
 #pragma unroll
@@ -368,22 +364,22 @@ __device__ inline Tally Measure(const RowProblem<kPerThread>& p, Shared& shared,
     tally.count += 1;
     tally.mass += BudgetMass(p.lse[e], p.top);
   }
-  return ClusterTally<kCluster>(tally, shared.tally);
+  return ClusterTally<(kMembers > 1)>(tally, shared.tally);
 }
 
 // The boundary by bisection, first over keys, then over the indices of equal keys.
-template <bool kCluster, int kPerThread>
+template <int kMembers, int kPerThread>
 __device__ inline void Bisect(const RowProblem<kPerThread>& p, Shared& shared) {
   uint32_t key = 0;  // the smallest key such that the rule wants more after every larger key
   for (uint32_t bit = 0x80000000u; bit != 0; bit >>= 1) {
     const uint32_t trial = key | (bit - 1);
-    const Tally above = Measure<kCluster>(p, shared, [&](uint32_t k, int) { return k > trial; });
+    const Tally above = Measure<kMembers>(p, shared, [&](uint32_t k, int) { return k > trial; });
     if (!p.WantsMore(above.count, above.mass)) key |= bit;
   }
   int32_t low = 0;  // the smallest index such that equal keys before it satisfy the rule
   int32_t high = p.plan.blocks;
   const auto taken_with = [&](int32_t index) {
-    return Measure<kCluster>(p, shared,
+    return Measure<kMembers>(p, shared,
                              [&](uint32_t k, int b) { return k > key || (k == key && b < index); });
   };
   while (low < high) {
@@ -400,32 +396,41 @@ __device__ inline void Bisect(const RowProblem<kPerThread>& p, Shared& shared) {
   __syncthreads();
 }
 
-// Sets shared.boundary; returns the covered mass (to thread 0).
-template <bool kCluster, int kPerThread>
-__device__ inline float FindBoundary(RowProblem<kPerThread>& p, const BudgetRule& rule,
-                                     const float* lse, Shared& shared) {
-  const Extremes extremes = LoadRow<kCluster>(lse, p, shared);
+// BudgetCovered in single precision: it informs, it decides nothing.
+__device__ inline float CoveredMass(const BudgetMasses& masses, uint64_t taken) {
+  if (taken == masses.residual) return 1.0f;
+  float reserved = static_cast<float>(masses.reserved);
+  if (masses.residual > 0)
+    reserved *= expf(fminf(masses.reserved_max - masses.residual_max, 60.0f));
+  return (reserved + static_cast<float>(taken)) / (reserved + static_cast<float>(masses.residual));
+}
+
+// Sets shared.boundary; returns the row's masses.
+template <int kMembers, int kPerThread>
+__device__ inline BudgetMasses FindBoundary(RowProblem<kPerThread>& p, const BudgetRule& rule,
+                                            const float* lse, Shared& shared) {
+  const Extremes extremes = LoadRow<kMembers>(lse, p, shared);
   p.top = extremes.residual_max;
   const float range = extremes.residual_max - extremes.residual_min;
   const float reach = rule.kind == BudgetKind::kDualTopP ? fminf(range, kMassRange) : range;
   p.scale = range > 0 ? static_cast<float>(kBins - 1) / reach : 0.0f;
-  FillBins<kCluster>(p, extremes, shared);
-  const BudgetMasses masses = RowMasses<kCluster>(extremes, shared);
-  FindBoundaryBin<kCluster>(p, rule, masses, shared);
+  FillBins<kMembers>(p, extremes, shared);
+  const BudgetMasses masses = RowMasses<kMembers>(extremes, shared);
+  FindBoundaryBin<kMembers>(p, rule, masses, shared);
   if (shared.boundary_bin >= 0) {
-    const int count = Gather<kCluster>(p, shared);
+    const int count = Gather<kMembers>(p, shared);
     if (count <= kMaxCandidates) {
       RankCandidates(p, count, shared);
     } else {
-      Bisect<kCluster>(p, shared);
+      Bisect<kMembers>(p, shared);
     }
   }
-  return threadIdx.x == 0 ? BudgetCovered(masses, shared.boundary.taken) : 0.0f;
+  return masses;
 }
 
 // Writes this member's chosen blocks in ascending order; returns the row's number of them to every
 // thread.
-template <bool kCluster, int kPerThread>
+template <int kMembers, int kPerThread>
 __device__ inline uint32_t Emit(const RowProblem<kPerThread>& p, bool scored, Shared& shared,
                                 int32_t* selected) {
   const int lane = threadIdx.x % 32;
@@ -455,12 +460,13 @@ __device__ inline uint32_t Emit(const RowProblem<kPerThread>& p, bool scored, Sh
     own_round[e] = total + __reduce_add_sync(kFullMask, lane < warp ? round : 0u);
     total += __reduce_add_sync(kFullMask, round);
   }
-  if constexpr (kCluster) {
+  if constexpr (kMembers > 1) {
     if (threadIdx.x == 0) shared.count = total;
     ClusterSync();
     total = 0;
-    for (int m = 0; m < ClusterSize(); ++m) {
-      const uint32_t other = Of<true>(shared.count, m);
+#pragma unroll
+    for (int m = 0; m < kMembers; ++m) {
+      const uint32_t other = Of<kMembers>(shared.count, m);
       before += m < ClusterRank() ? other : 0;
       total += other;
     }
@@ -473,59 +479,63 @@ __device__ inline uint32_t Emit(const RowProblem<kPerThread>& p, bool scored, Sh
   return total;
 }
 
-template <bool kCluster, int kPerThread>
+template <int kMembers, int kPerThread>
 __global__ __launch_bounds__(kThreads) void SelectKernel(const __grid_constant__ SelectArgs args) {
   __shared__ Shared shared;
-  const int members = Members<kCluster>();
-  const int member = kCluster ? ClusterRank() : 0;
-  const int choice = blockIdx.x / members;
+  const int member = kMembers > 1 ? ClusterRank() : 0;
+  const int choice = blockIdx.x / kMembers;
   const int row = choice / args.groups;
   WaitForPrevious();
   AllowNext();
   const BudgetRule rule = args.rules[row];
   RowProblem<kPerThread> p;
   p.plan = PlanBudget(rule, args.batch.kv_len[row], args.block_tokens);
-  const int share = (p.plan.blocks + members - 1) / members;
+  const int share = (p.plan.blocks + kMembers - 1) / kMembers;
   p.begin = min(p.plan.blocks, member * share);
   p.end = min(p.plan.blocks, p.begin + share);
   const bool scored = rule.kind != BudgetKind::kReservedOnly;
-  float covered = 1.0f;
+  BudgetMasses masses = {};
   if (scored) {
-    covered =
-        FindBoundary<kCluster>(p, rule, args.block_lse + int64_t{choice} * args.lse_stride, shared);
+    masses =
+        FindBoundary<kMembers>(p, rule, args.block_lse + int64_t{choice} * args.lse_stride, shared);
   } else {
 #pragma unroll
     for (int e = 0; e < kPerThread; ++e) p.lse[e] = -INFINITY;
   }
   const uint32_t count =
-      Emit<kCluster>(p, scored, shared, args.selected + int64_t{choice} * args.selected_stride);
+      Emit<kMembers>(p, scored, shared, args.selected + int64_t{choice} * args.selected_stride);
   if (member == 0 && threadIdx.x == 0) {
     args.counts[choice] = static_cast<int32_t>(count);
-    args.covered_mass[choice] = covered;
+    args.covered_mass[choice] = scored ? CoveredMass(masses, shared.boundary.taken) : 1.0f;
   }
-  if constexpr (kCluster) ClusterSync();  // nobody leaves while others read its shared memory
+  if constexpr (kMembers > 1) ClusterSync();  // nobody leaves while others read its shared memory
 }
 
-template <int kPerThread>
-cudaError_t LaunchPerThread(const LaunchContext& ctx, const SelectArgs& args, int members) {
+template <int kMembers, int kPerThread>
+cudaError_t LaunchShape(const LaunchContext& ctx, const SelectArgs& args) {
   const int choices = args.batch.num_seqs * args.groups;
-  if (members == 1) return Launch(ctx, SelectKernel<false, kPerThread>, choices, kThreads, 0, args);
-  return LaunchCluster(ctx, SelectKernel<true, kPerThread>, choices * members, kThreads, 0, members,
-                       args);
+  return LaunchCluster(ctx, SelectKernel<kMembers, kPerThread>, choices * kMembers, kThreads, 0,
+                       kMembers, args);
+}
+
+// Without clusters one thread block takes the whole row.
+cudaError_t LaunchAlone(const LaunchContext& ctx, const SelectArgs& args, int per_thread) {
+  if (per_thread <= 2) return LaunchShape<1, 2>(ctx, args);
+  if (per_thread <= 8) return LaunchShape<1, 8>(ctx, args);
+  return per_thread <= kMaxPerThread ? LaunchShape<1, kMaxPerThread>(ctx, args)
+                                     : cudaErrorInvalidValue;
 }
 
 }  // namespace
 
 cudaError_t LaunchSelect(const LaunchContext& ctx, const SelectArgs& args) {
-  const int blocks = CeilDiv(args.batch.max_kv_len, args.block_tokens);
-  int members = 1;
-  while (ctx.hopper && members < kMaxCluster && blocks > members * kBlocksPerThread * kThreads)
-    members *= 2;
-  const int per_thread = CeilDiv(blocks, members * kThreads);
-  if (per_thread <= 2) return LaunchPerThread<2>(ctx, args, members);
-  if (per_thread <= 8) return LaunchPerThread<8>(ctx, args, members);
-  return per_thread <= kMaxPerThread ? LaunchPerThread<kMaxPerThread>(ctx, args, members)
-                                     : cudaErrorInvalidValue;
+  const int per_thread = CeilDiv(CeilDiv(args.batch.max_kv_len, args.block_tokens), kThreads);
+  if (!ctx.hopper || per_thread <= 2) return LaunchAlone(ctx, args, per_thread);
+  if (per_thread <= 8) return LaunchShape<4, 2>(ctx, args);
+  if (per_thread <= 16) return LaunchShape<8, 2>(ctx, args);
+  if (per_thread <= 64) return LaunchShape<8, 8>(ctx, args);
+  return per_thread <= 8 * kMaxPerThread ? LaunchShape<8, kMaxPerThread>(ctx, args)
+                                         : cudaErrorInvalidValue;
 }
 
 }  // namespace spotd::kernels::cuda

@@ -13,7 +13,7 @@ namespace spotd::kernels::cuda {
 namespace {
 
 constexpr int kWarps = 8;
-constexpr int kBlocksPerSm = 3;  // thread blocks, so that enough keys are in flight
+constexpr int kBlocksPerSm = 4;  // thread blocks, so that enough keys are in flight
 constexpr int kHeadsPerTile = 4;
 constexpr int kMagicBits = 0x4B400000;  // 1.5 * 2^23 as a float
 constexpr float kMagic = 12582912.0f;
@@ -321,7 +321,8 @@ cudaError_t LaunchHeads(const LaunchContext& ctx, const SelectorScoreArgs& args)
   const int blocks = CeilDiv(args.batch.max_kv_len, args.layer.block_tokens);
   const int rows = args.batch.num_seqs;
   const int wanted = CeilDiv(blocks, kWarps * (args.layer.block_tokens == kKeyTile ? 2 : 1));
-  const int most = CeilDiv(kBlocksPerSm * ctx.sm_count, rows);
+  const int most =
+      rows < kBlocksPerSm * ctx.sm_count ? kBlocksPerSm * ctx.sm_count / rows : 1;  // one wave
   const dim3 grid(wanted < most ? wanted : most, rows);
   switch (args.layer.block_tokens / kKeyTile) {
     case 1:

@@ -2,8 +2,10 @@
 // selection, sparse decode, their sum, prefill and projections, beside the bytes or operations they
 // cannot avoid.
 //
-//   layer_bench [--decode] [--prefill] [--linear]   all by default; prints a table, and JSON lines
-//   to stdout with --json
+//   layer_bench [--decode] [--prefill] [--linear] [--json] [LENGTH ...]
+//
+// All parts by default. Decode lengths are in units of 1024 tokens, 2 8 32 128 1024 by default.
+// Prints a table; JSON lines with --json.
 //
 // Each figure is the mean over a captured step that repeats the operation over several layers'
 // caches, too large together for the L2 cache; the median of the repetitions is reported.
@@ -11,6 +13,7 @@
 #include <chrono>
 #include <cmath>
 #include <cstdio>
+#include <cstdlib>
 #include <cstring>
 #include <functional>
 #include <numeric>
@@ -87,6 +90,16 @@ class Bench {
     return seconds[seconds.size() / 2];
   }
 
+  // The same without a captured step: the mean over `times` calls.
+  double TimeDirect(const std::function<void()>& call, int times) {
+    call();
+    Require(backend_->Synchronize());
+    const auto start = std::chrono::steady_clock::now();
+    for (int i = 0; i < times; ++i) call();
+    Require(backend_->Synchronize());
+    return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count() / times;
+  }
+
   std::mt19937& random() { return random_; }
 
  private:
@@ -126,7 +139,7 @@ double CopyRate(Bench& bench) {
   bench.Replicate(from, a.bytes());
   Buffer to = bench.Make(from.bytes());
   const double seconds =
-      bench.Time([&] { bench.backend().Copy(to.data(), from.data(), from.bytes()); });
+      bench.TimeDirect([&] { bench.backend().Copy(to.data(), from.data(), from.bytes()); }, 20);
   return 2.0 * static_cast<double>(from.bytes()) / seconds;
 }
 
@@ -392,13 +405,17 @@ void BenchLinears(Bench& bench, double copy_rate) {
 
 int Main(int argc, char** argv) {
   std::string which;
+  std::vector<int> lengths;
   for (int i = 1; i < argc; ++i) {
     if (std::strcmp(argv[i], "--json") == 0) {
       json = true;
-    } else {
+    } else if (argv[i][0] == '-') {
       which += argv[i];
+    } else {
+      lengths.push_back(std::atoi(argv[i]));
     }
   }
+  if (lengths.empty()) lengths = {2, 8, 32, 128, 1024};
   const auto wants = [&](const char* part) {
     return which.empty() || which.find(part) != std::string::npos;
   };
@@ -409,10 +426,11 @@ int Main(int argc, char** argv) {
   const double copy_rate = CopyRate(bench);
   std::printf("# copy %.0f GB/s (read + written)\n", copy_rate / 1e9);
   if (wants("--decode")) {
-    for (const int length : {2, 8, 32, 128}) {
-      for (const int batch : {1, 4, 8}) BenchDecode(bench, batch, length * 1024, copy_rate);
+    for (const int length : lengths) {
+      for (const int batch : {1, 4, 8}) {
+        if (batch * length <= 1024) BenchDecode(bench, batch, length * 1024, copy_rate);
+      }
     }
-    BenchDecode(bench, 1, 1024 * 1024, copy_rate);
   }
   if (wants("--prefill")) {
     for (const int length : {2, 16, 64}) BenchPrefill(bench, length * 1024, length * 1024);
