@@ -85,16 +85,10 @@ absl::Status CheckIds(const TokenizerData& data) {
   return absl::OkStatus();
 }
 
-// What BPE may produce: everything but control tokens, which only a match of their whole text
-// gives.
 std::vector<std::string> BpeWords(const TokenizerData& data) {
   std::vector<std::string> words;
   words.reserve(data.vocab.size());
   for (const std::string& text : data.vocab) words.push_back(AlphabetToBytes(text).value_or(""));
-  for (const AddedToken& token : data.added_tokens) {
-    const auto id = static_cast<size_t>(token.id);
-    if (token.special && id < words.size()) words[id].clear();
-  }
   return words;
 }
 
