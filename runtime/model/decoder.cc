@@ -173,6 +173,7 @@ void Decoder::Issue(bool sample) {
                 inputs.row_start};
   step.tokens = inputs.tokens;
   step.positions = inputs.positions;
+  step.output_rows = rows;
   step.plan = &plan_;
   step.rules = inputs.rules;
   step.selected = plan_.trace() ? trace_.as<int32_t>() : buffers_->selected.as<int32_t>();

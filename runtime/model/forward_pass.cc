@@ -44,24 +44,38 @@ void ForwardPass::Run(const ForwardStep& step) {
 
 void ForwardPass::RunLayer(const ForwardStep& step, int32_t index) {
   const LayerWeights& layer = weights_->layers[static_cast<size_t>(index)];
-  const int32_t rows = step.batch.num_rows;
-  RmsNorm(buffers_->hidden.as<float>(), rows, layer.attn_norm);
-  Project(step, layer);
   const kernels::KvLayer& cache = caches_[static_cast<size_t>(index)];
+  const int32_t rows = step.batch.num_rows;
+  RmsNorm(0, rows, layer.attn_norm);
+  Project(step, layer);
   Append(step, layer, cache);
   if (step.observer != nullptr) {
     step.observer->OnLayer({index, rows, buffers_->normed.data(), buffers_->q.data(), cache,
                             step.batch.block_tables, step.positions});
   }
-  Attend(step, index);
-  AddToResidual(buffers_->attended, rows, *layer.o, layer.o_bias);
-  RmsNorm(buffers_->hidden.as<float>(), rows, layer.ffn_norm);
-  FeedForward(rows, layer);
+
+  const bool last = index + 1 == config_->layers;
+  const int32_t outputs = last ? step.output_rows : rows;
+  if (outputs == 0) return;
+  const int32_t first = rows - outputs;
+  if (first == 0) {
+    Attend(step, index);
+  } else {
+    AttendLastRow(step, cache);
+  }
+  AddToResidual(buffers_->attended, first, outputs, *layer.o, layer.o_bias);
+  RmsNorm(first, outputs, layer.ffn_norm);
+  FeedForward(first, outputs, layer);
 }
 
-void ForwardPass::RmsNorm(const float* x, int32_t rows, const kernels::Buffer& weight) {
-  backend_->RmsNorm(
-      {x, weight.as<float>(), rows, config_->hidden, config_->norm_eps, buffers_->normed.data()});
+float* ForwardPass::Residual(int32_t first) const {
+  return buffers_->hidden.as<float>() +
+         static_cast<size_t>(first) * static_cast<size_t>(config_->hidden);
+}
+
+void ForwardPass::RmsNorm(int32_t first, int32_t rows, const kernels::Buffer& weight) {
+  backend_->RmsNorm({Residual(first), weight.as<float>(), rows, config_->hidden, config_->norm_eps,
+                     buffers_->normed.data()});
 }
 
 void ForwardPass::Project(const ForwardStep& step, const LayerWeights& layer) {
@@ -141,7 +155,24 @@ void ForwardPass::Attend(const ForwardStep& step, int32_t index) {
   SpotAttention(backend_, args);
 }
 
-void ForwardPass::FeedForward(int32_t rows, const LayerWeights& layer) {
+// The newest token of a prefill alone: what decode does for a row.
+void ForwardPass::AttendLastRow(const ForwardStep& step, const kernels::KvLayer& cache) {
+  SPOTD_CHECK(step.plan == nullptr && step.output_rows == 1 && step.batch.num_seqs == 1);
+  const size_t width = static_cast<size_t>(config_->q_heads) *
+                       static_cast<size_t>(config_->head_dim) * backend_->activation_bytes();
+  kernels::AttendArgs attend = {};
+  attend.batch = step.batch;
+  attend.batch.num_rows = 1;
+  attend.layer = cache;
+  attend.q_heads = config_->q_heads;
+  attend.scale = scale_;
+  attend.q = buffers_->q.as<char>() + static_cast<size_t>(step.batch.num_rows - 1) * width;
+  attend.groups = 1;
+  attend.out = buffers_->attended.data();
+  backend_->Attend(attend);
+}
+
+void ForwardPass::FeedForward(int32_t first, int32_t rows, const LayerWeights& layer) {
   const kernels::Buffer no_bias;
   kernels::LinearArgs linear = {};
   linear.x = buffers_->normed.data();
@@ -152,23 +183,22 @@ void ForwardPass::FeedForward(int32_t rows, const LayerWeights& layer) {
   backend_->Linear(linear);
   backend_->SwiGlu({buffers_->gate.data(), buffers_->up.data(), rows, config_->ffn_hidden,
                     buffers_->gate.data()});
-  AddToResidual(buffers_->gate, rows, *layer.down, no_bias);
+  AddToResidual(buffers_->gate, first, rows, *layer.down, no_bias);
 }
 
-void ForwardPass::AddToResidual(const kernels::Buffer& x, int32_t rows,
+void ForwardPass::AddToResidual(const kernels::Buffer& x, int32_t first, int32_t rows,
                                 const kernels::Weight& weight, const kernels::Buffer& bias) {
   kernels::LinearArgs linear = {};
   linear.x = x.data();
   linear.rows = rows;
   linear.in_dim = static_cast<int32_t>(weight.cols());
   linear.num_outputs = 1;
-  linear.outputs[0] = {&weight, bias.as<float>(), buffers_->hidden.data(), true};
+  linear.outputs[0] = {&weight, bias.as<float>(), Residual(first), true};
   backend_->Linear(linear);
 }
 
 void ForwardPass::Logits(int32_t first, int32_t rows) {
-  const size_t offset = static_cast<size_t>(first) * static_cast<size_t>(config_->hidden);
-  RmsNorm(buffers_->hidden.as<float>() + offset, rows, weights_->final_norm);
+  RmsNorm(first, rows, weights_->final_norm);
   kernels::LinearArgs linear = {};
   linear.x = buffers_->normed.data();
   linear.rows = rows;

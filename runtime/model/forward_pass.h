@@ -22,6 +22,9 @@ struct ForwardStep {
   kernels::SequenceBatch batch;
   const int32_t* tokens = nullptr;     // [rows]
   const int32_t* positions = nullptr;  // [rows]
+  // How many of the last rows anybody will read the residual stream of: all of them, or in a
+  // prefill 0 or 1. Past the cache of the last layer, the others are not computed.
+  int32_t output_rows = 0;
 
   LayerObserver* observer = nullptr;  // nullable; prefill only
 
@@ -47,7 +50,7 @@ class ForwardPass {
   // Whether the attached store keeps selector keys for this model's selector.
   bool keeps_selector_keys() const { return keeps_selector_keys_; }
 
-  // Leaves the residual stream of the step's rows in buffers.hidden.
+  // Leaves the residual stream of the step's output rows in buffers.hidden.
   void Run(const ForwardStep& step);
   // Final norm and language-model head of rows [first, first + rows) of the residual stream, into
   // buffers.logits.
@@ -58,11 +61,15 @@ class ForwardPass {
   void Project(const ForwardStep& step, const LayerWeights& layer);
   void Append(const ForwardStep& step, const LayerWeights& layer, const kernels::KvLayer& cache);
   void Attend(const ForwardStep& step, int32_t index);
-  void FeedForward(int32_t rows, const LayerWeights& layer);
-  void RmsNorm(const float* x, int32_t rows, const kernels::Buffer& weight);
+  void AttendLastRow(const ForwardStep& step, const kernels::KvLayer& cache);
+  // The remaining functions work on rows [first, first + rows) of the residual stream, and on [0,
+  // rows) of the other buffers.
+  void FeedForward(int32_t first, int32_t rows, const LayerWeights& layer);
+  void RmsNorm(int32_t first, int32_t rows, const kernels::Buffer& weight);
   // hidden += x W^T (+ bias)
-  void AddToResidual(const kernels::Buffer& x, int32_t rows, const kernels::Weight& weight,
-                     const kernels::Buffer& bias);
+  void AddToResidual(const kernels::Buffer& x, int32_t first, int32_t rows,
+                     const kernels::Weight& weight, const kernels::Buffer& bias);
+  float* Residual(int32_t first) const;
 
   kernels::Backend* backend_;
   const ModelConfig* config_;

@@ -56,8 +56,9 @@ struct Transformer::Impl {
   }
 
   absl::Status CheckChunk(const PrefillChunk& chunk) const;
-  // Issues the chunk; its rows' residual stream is in buffers.hidden afterwards.
-  void RunChunk(const PrefillChunk& chunk);
+  // Issues the chunk; the residual stream of its last `output_rows` rows is in buffers.hidden
+  // afterwards.
+  void RunChunk(const PrefillChunk& chunk, int32_t output_rows);
   void DownloadLogits(int32_t first, std::span<float> logits);
 };
 
@@ -128,7 +129,7 @@ absl::Status Transformer::Impl::CheckChunk(const PrefillChunk& chunk) const {
   return absl::OkStatus();
 }
 
-void Transformer::Impl::RunChunk(const PrefillChunk& chunk) {
+void Transformer::Impl::RunChunk(const PrefillChunk& chunk, int32_t output_rows) {
   const std::vector<kvstore::BlockId>& blocks = chunk.table->blocks();
   const auto rows = static_cast<int32_t>(chunk.tokens.size());
   const int32_t before = chunk.table->num_tokens();
@@ -152,6 +153,7 @@ void Transformer::Impl::RunChunk(const PrefillChunk& chunk) {
   step.batch = {1, rows, before + rows, inputs.block_tables, used, inputs.kv_len, inputs.row_start};
   step.tokens = inputs.tokens;
   step.positions = inputs.positions;
+  step.output_rows = output_rows;
   step.observer = chunk.observer;
   forward->Run(step);
 }
@@ -165,7 +167,7 @@ void Transformer::Impl::DownloadLogits(int32_t first, std::span<float> logits) {
 absl::Status Transformer::Prefill(const PrefillChunk& chunk, std::span<float> logits) {
   SPOTD_RETURN_IF_ERROR(impl_->CheckChunk(chunk));
   SPOTD_CHECK(logits.empty() || logits.size() == static_cast<size_t>(impl_->config.vocab));
-  impl_->RunChunk(chunk);
+  impl_->RunChunk(chunk, logits.empty() ? 0 : 1);
   if (!logits.empty()) {
     impl_->DownloadLogits(static_cast<int32_t>(chunk.tokens.size()) - 1, logits);
   }
@@ -176,7 +178,7 @@ absl::Status Transformer::PrefillAllLogits(const PrefillChunk& chunk, std::span<
   SPOTD_RETURN_IF_ERROR(impl_->CheckChunk(chunk));
   const auto vocab = static_cast<size_t>(impl_->config.vocab);
   SPOTD_CHECK(logits.size() == chunk.tokens.size() * vocab);
-  impl_->RunChunk(chunk);
+  impl_->RunChunk(chunk, static_cast<int32_t>(chunk.tokens.size()));
   // The logits buffer is sized for a decode batch.
   const auto at_once = static_cast<size_t>(impl_->limits.max_batch);
   for (size_t first = 0; first < chunk.tokens.size(); first += at_once) {

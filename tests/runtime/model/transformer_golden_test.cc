@@ -62,6 +62,22 @@ TEST_P(TransformerGoldenTest, PrefillInOddChunks) {
   Compare(harness_->Prefill(&table, golden_.tokens, {1, 3, 17, 7}), "odd chunks");
 }
 
+TEST_P(TransformerGoldenTest, PrefillForTheLastLogitsOnly) {
+  // What a server does: earlier chunks ask for nothing, the last one for one row.
+  kvstore::BlockTable table = harness_->store().NewTable();
+  const std::span<const int32_t> tokens = golden_.tokens;
+  std::vector<float> logits(harness_->vocab());
+  ASSERT_TRUE(harness_->store().Reserve(&table, 25).ok());
+  ASSERT_TRUE(harness_->transformer().Prefill({tokens.first(25), &table}, {}).ok());
+  harness_->store().Commit(&table, 25);
+  ASSERT_TRUE(harness_->store().Reserve(&table, 15).ok());
+  ASSERT_TRUE(harness_->transformer().Prefill({tokens.subspan(25), &table}, logits).ok());
+  for (auto* golden : {&golden_.logits, &golden_.logits_bf16kv}) {
+    golden->erase(golden->begin(), golden->end() - std::ssize(logits));
+  }
+  Compare(logits, "last logits");
+}
+
 TEST_P(TransformerGoldenTest, DecodeOneByOne) {
   kvstore::BlockTable table = harness_->store().NewTable();
   Compare(harness_->Decode(&table, golden_.tokens, Policy{}), "decode");
