@@ -1,5 +1,6 @@
 #include "kernels/cuda/cuda_weight.h"
 
+#include <cstring>
 #include <vector>
 
 #include "kernels/core/dequantize.h"
@@ -25,9 +26,14 @@ void DecodeRows(const WeightSource& source, int64_t begin, int64_t end, uint16_t
   std::vector<float> row(static_cast<size_t>(source.cols));
   for (int64_t r = begin; r < end; ++r) {
     const int64_t from = source.row_order == nullptr ? r : source.row_order[r];
-    DequantizeRow(source.type,
-                  static_cast<const char*>(source.data) + static_cast<size_t>(from) * row_bytes,
-                  row.data(), source.cols);
+    const char* bytes =
+        static_cast<const char*>(source.data) + static_cast<size_t>(from) * row_bytes;
+    if (source.type == DType::kBf16) {
+      std::memcpy(out, bytes, row_bytes);
+      out += source.cols;
+      continue;
+    }
+    DequantizeRow(source.type, bytes, row.data(), source.cols);
     for (const float value : row) *out++ = ToBf16(value).bits;
   }
 }

@@ -8,6 +8,7 @@
 
 #include "kernels/core/status.h"
 #include "runtime/model/selector.h"
+#include "tools/common/synthetic_source.h"
 
 namespace spotd::tools {
 namespace {
@@ -32,9 +33,14 @@ absl::StatusOr<std::unique_ptr<LoadedModel>> LoadedModel::Load(const ModelOption
   loaded->threads_ =
       options.threads > 0 ? options.threads : static_cast<int>(std::thread::hardware_concurrency());
   loaded->chunk_ = options.chunk;
-  SPOTD_ASSIGN_OR_RETURN(loaded->source_, model::OpenModel(options.model));
-  SPOTD_ASSIGN_OR_RETURN(loaded->tokenizer_,
-                         text::Tokenizer::Create(loaded->source_->tokenizer_data()));
+  if (options.model.starts_with(kSyntheticPrefix)) {
+    SPOTD_ASSIGN_OR_RETURN(loaded->source_,
+                           MakeSyntheticSource(options.model.substr(kSyntheticPrefix.size())));
+  } else {
+    SPOTD_ASSIGN_OR_RETURN(loaded->source_, model::OpenModel(options.model));
+    SPOTD_ASSIGN_OR_RETURN(loaded->tokenizer_,
+                           text::Tokenizer::Create(loaded->source_->tokenizer_data()));
+  }
   SPOTD_ASSIGN_OR_RETURN(loaded->backend_,
                          kernels::CreateBackend({options.backend, options.threads}));
   SPOTD_ASSIGN_OR_RETURN(auto selector, SelectorFor(options, loaded->source_->config()));

@@ -20,7 +20,7 @@
 namespace spotd::tools {
 
 struct ModelOptions {
-  std::string model;     // .gguf file or Hugging Face directory
+  std::string model;     // .gguf file, Hugging Face directory or "synthetic:qwen3-8b" and the like
   std::string selector;  // selector.safetensors; empty: none
   bool random_selector =
       false;  // without a selector file, use random weights: right speed, useless choices
@@ -40,6 +40,8 @@ class LoadedModel {
   kernels::Backend& backend() { return *backend_; }
   model::Transformer& transformer() { return *transformer_; }
   kvstore::KvStore& store() { return *store_; }
+  // A synthetic model has none.
+  bool has_tokenizer() const { return tokenizer_ != nullptr; }
   const text::Tokenizer& tokenizer() const { return *tokenizer_; }
   const model::ModelSource& source() const { return *source_; }
   int threads() const { return threads_; }

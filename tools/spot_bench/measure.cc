@@ -35,6 +35,7 @@ absl::StatusOr<std::vector<int32_t>> PromptTokens(const tools::LoadedModel& mode
     for (int32_t& value : prompt) value = token(random);
     return prompt;
   }
+  if (!model.has_tokenizer()) return InvalidArgument("--text: a synthetic model has no tokenizer");
   SPOTD_ASSIGN_OR_RETURN(const auto text, tools::TokensOfFile(options.text, model.tokenizer()));
   for (size_t i = 0; i < prompt.size(); ++i) prompt[i] = text[i % text.size()];
   return prompt;

@@ -22,6 +22,7 @@
 #include "nlohmann/json.hpp"
 #include "runtime/model/transformer.h"
 #include "tests/runtime/model/model_harness.h"
+#include "tests/runtime/model/unpacked_source.h"
 
 namespace spotd::model {
 namespace {
@@ -32,27 +33,6 @@ struct RealModel {
   const char* name;
   const char* variable;  // environment variable that names the file
   const char* golden;    // below tests/data/llamacpp
-};
-
-// The same checkpoint with every matrix in F32. A tensor's data is valid until the next one is
-// asked for.
-class UnpackedSource : public ModelSource {
- public:
-  explicit UnpackedSource(std::unique_ptr<ModelSource> inner) : inner_(std::move(inner)) {}
-  const ModelConfig& config() const override { return inner_->config(); }
-  bool HasTensor(const std::string& name) const override { return inner_->HasTensor(name); }
-  bool interleaved_qk_rows() const override { return inner_->interleaved_qk_rows(); }
-  const text::TokenizerData& tokenizer_data() const override { return inner_->tokenizer_data(); }
-  const std::string& path() const override { return inner_->path(); }
-  absl::StatusOr<TensorView> Tensor(const std::string& name) const override {
-    SPOTD_ASSIGN_OR_RETURN(const TensorView tensor, inner_->Tensor(name));
-    floats_ = ToFloats(tensor);
-    return TensorView{DType::kF32, tensor.shape, floats_.data(), floats_.size() * sizeof(float)};
-  }
-
- private:
-  std::unique_ptr<ModelSource> inner_;
-  mutable std::vector<float> floats_;
 };
 
 class Tally {
@@ -98,7 +78,9 @@ class TransformerLlamaCppTest : public ::testing::TestWithParam<RealModel> {
     for (const nlohmann::json& golden : goldens["cases"]) RunCase(golden, prefix);
     std::cout << same_texts_ << " of " << goldens["cases"].size()
               << " greedy texts are the same\ntop-1 agreement: " << all_ << "; " << clear_
-              << " with a margin of " << kClearMargin << "; " << decoded_ << " in decode\n";
+              << " with a margin of " << kClearMargin << "; " << decoded_ << " in decode\n"
+              << "against the exact answer: " << ours_exact_ << " here, " << theirs_exact_
+              << " in llama.cpp\n";
   }
 
   void RunCase(const nlohmann::json& golden, const std::string& prefix) {
@@ -106,6 +88,7 @@ class TransformerLlamaCppTest : public ::testing::TestWithParam<RealModel> {
     const auto continuation = golden["continuation"].get<std::vector<int32_t>>();
     const auto top = golden[prefix + "top1"].get<std::vector<int32_t>>();
     const auto margin = golden[prefix + "margin"].get<std::vector<double>>();
+    const auto exact = golden["exact_top1"].get<std::vector<int32_t>>();
     kvstore::BlockTable table = harness_->store().NewTable();
     bool same = true;
     const auto count = [&](std::span<const float> logits, size_t position) {
@@ -114,6 +97,8 @@ class TransformerLlamaCppTest : public ::testing::TestWithParam<RealModel> {
       all_.Count(agrees);
       if (margin[position] >= kClearMargin) clear_.Count(agrees);
       if (position >= prompt.size()) decoded_.Count(agrees);
+      ours_exact_.Count(best == exact[position]);
+      theirs_exact_.Count(top[position] == exact[position]);
       same &= agrees || position + 1 < prompt.size();
     };
     size_t position = 0;
@@ -136,7 +121,9 @@ class TransformerLlamaCppTest : public ::testing::TestWithParam<RealModel> {
   std::unique_ptr<ModelHarness> harness_;
   Tally all_;
   Tally clear_;
-  Tally decoded_;
+  Tally decoded_;       // positions of decode steps
+  Tally ours_exact_;    // spotd against llama.cpp's exact answer
+  Tally theirs_exact_;  // the llama.cpp that is compared with, against the same
   int same_texts_ = 0;
 };
 
@@ -151,6 +138,7 @@ TEST_P(TransformerLlamaCppTest, Quantised) {
   if (all_.positions() == 0) return;
   EXPECT_GE(clear_.share(), 0.99);
   EXPECT_GE(all_.share(), 0.95);
+  EXPECT_GE(ours_exact_.share(), theirs_exact_.share() - 0.005);
 }
 
 INSTANTIATE_TEST_SUITE_P(Models, TransformerLlamaCppTest,
