@@ -51,19 +51,20 @@ BudgetMasses MeasureMasses(const BudgetPlan& plan, const float* lse, uint32_t* m
 }
 
 // Radix descent over BudgetOrder, 8 bits at a time from the top: whole bins are taken while the
-// rule wants more after them; the bin in which it stops is opened.
-Cut FindCut(const Row& row) {
+// rule wants more after them; the bin in which it stops is opened. `open` is scratch: the blocks of
+// the opened bin, ascending.
+Cut FindCut(const Row& row, int32_t* open) {
   const BudgetPlan& plan = row.plan;
   Cut cut = {};
   int32_t count = 0;
-  uint32_t opened = 0;  // the bits of cut.order that are decided
+  int32_t open_blocks = plan.residual();
+  for (int32_t i = 0; i < open_blocks; ++i) open[i] = plan.sink_blocks + i;
   for (int shift = 24; shift >= 0; shift -= 8) {
     Bins bins = {};
-    for (int32_t b = plan.sink_blocks; b < plan.recent_begin; ++b) {
-      const uint32_t order = BudgetOrder(row.lse[b]);
-      if ((order & opened) != cut.order) continue;
-      ++bins.count[order >> shift & 255];
-      bins.mass[order >> shift & 255] += row.mass[b];
+    for (int32_t i = 0; i < open_blocks; ++i) {
+      const uint32_t bin = BudgetOrder(row.lse[open[i]]) >> shift & 255;
+      ++bins.count[bin];
+      bins.mass[bin] += row.mass[open[i]];
     }
     uint32_t bin = 255;
     while (bin > 0 &&
@@ -73,13 +74,15 @@ Cut FindCut(const Row& row) {
       --bin;
     }
     cut.order |= bin << shift;
-    opened |= 255u << shift;
+    int32_t kept = 0;
+    for (int32_t i = 0; i < open_blocks; ++i) {
+      if (BudgetOrder(row.lse[open[i]]) >> shift == cut.order >> shift) open[kept++] = open[i];
+    }
+    open_blocks = kept;
   }
-  for (int32_t b = plan.sink_blocks; b < plan.recent_begin; ++b) {
-    if (BudgetOrder(row.lse[b]) != cut.order) continue;
-    if (!BudgetWantsMore(plan, row.needed, count + cut.ties, cut.mass)) break;
-    ++cut.ties;
-    cut.mass += row.mass[b];
+  // What is left has one order, and so one mass.
+  while (cut.ties < open_blocks && BudgetWantsMore(plan, row.needed, count + cut.ties, cut.mass)) {
+    cut.mass += row.mass[open[cut.ties++]];
   }
   return cut;
 }
@@ -111,7 +114,7 @@ BudgetChoice ChooseBlocks(const BudgetRule& rule, int32_t context, int32_t block
   if (plan.min_take == plan.residual()) return {AppendRange(0, plan.blocks, selected, 0), 1.0f};
   const BudgetMasses masses = MeasureMasses(plan, lse, mass);
   const Row row = {plan, BudgetMassNeeded(rule, masses), lse, mass};
-  const Cut cut = FindCut(row);
+  const Cut cut = FindCut(row, selected);
   return {WriteChosen(row, cut, selected), BudgetCovered(masses, cut.mass)};
 }
 
