@@ -171,13 +171,10 @@ void ReserveStates(const AttendArgs& args, int threads, AttendScratch& scratch) 
   const auto group = static_cast<size_t>(args.q_heads / args.layer.kv_heads);
   const auto heads = static_cast<size_t>(scratch.unit_start.back()) * group;
   const auto dim = static_cast<size_t>(args.layer.head_dim);
-  if (scratch.max.size() < heads) {
-    scratch.max.resize(heads);
-    scratch.sum.resize(heads);
-  }
-  if (scratch.acc.size() < heads * dim) scratch.acc.resize(heads * dim);
-  const size_t queries = static_cast<size_t>(threads) * group * dim;
-  if (scratch.queries.size() < queries) scratch.queries.resize(queries);
+  Grow(scratch.max, heads);
+  Grow(scratch.sum, heads);
+  Grow(scratch.acc, heads * dim);
+  Grow(scratch.queries, static_cast<size_t>(threads) * group * dim);
 }
 
 // The (row, KV head) pair that a unit belongs to.

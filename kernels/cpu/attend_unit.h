@@ -17,7 +17,8 @@ struct Stretch {
   const int32_t* chosen;  // block indices of this stretch; null: first, first + 1, ...
   int32_t first;
   int32_t blocks;
-  int32_t last_tokens;  // tokens of the last block; the others are full
+  int32_t blocks_after;  // of the row's list, behind this stretch
+  int32_t last_tokens;   // tokens of the last block; the others are full
   int32_t kv_head;
   const Stretch* next;  // nullable: what the thread is likely to run next, to be prefetched
 
@@ -46,6 +47,7 @@ inline Stretch MakeStretch(const SequenceBatch& batch, const KvLayer& layer, int
   s.first = index * size;
   s.chosen = chosen == nullptr ? nullptr : chosen + s.first;
   s.blocks = std::min(size, count - s.first);
+  s.blocks_after = count - s.first - s.blocks;
   const int32_t last = chosen == nullptr ? s.first + s.blocks - 1 : s.chosen[s.blocks - 1];
   s.last_tokens = std::min(layer.block_tokens, batch.kv_len[row] - last * layer.block_tokens);
   return s;

@@ -16,6 +16,12 @@
 
 namespace spotd::kernels::cpu {
 
+// Makes room for n elements; never shrinks, so that a steady state neither allocates nor clears.
+template <typename T>
+void Grow(std::vector<T>& v, size_t n) {
+  if (v.size() < n) v.resize(n);
+}
+
 // norm.cc
 void RmsNorm(const RmsNormArgs& args, ThreadPool& pool);
 void SwiGlu(const SwiGluArgs& args, ThreadPool& pool);

@@ -8,7 +8,6 @@
 #include <algorithm>
 #include <cmath>
 
-#include "hwy/cache_control.h"
 #include "hwy/highway.h"
 #include "kernels/cpu/attend-inl.h"
 #include "kernels/cpu/attend_unit.h"
@@ -40,18 +39,18 @@ HWY_INLINE void BlockBounds(D d, const float* HWY_RESTRICT q, const Bf16* HWY_RE
 }
 
 HWY_INLINE void PrefetchNear(const Bf16* next, int n) {
-  for (int i = 0; i < n; i += kLineBytes / 2) hwy::Prefetch(next + i);
+  for (int i = 0; i < n; i += kLineBytes / 2) __builtin_prefetch(next + i, 0, 2);
 }
 
 template <class D>
 HWY_INLINE void BoundHeads(D d, const Stretch& s, const float* q, int heads, int64_t stride,
                            float* lse) {
-  constexpr int32_t kAhead = 8;  // blocks
+  constexpr int32_t kAhead = 16;  // blocks
   const int dim = s.layer->head_dim;
   for (int32_t i = 0; i < s.blocks; ++i) {
     const int32_t block = s.first + i;
     const Bf16* const summary = BlockSummary(*s.layer, s.table[block], s.kv_head);
-    if (i + kAhead < s.blocks) {
+    if (i + kAhead < s.blocks + s.blocks_after) {
       PrefetchNear(BlockSummary(*s.layer, s.table[block + kAhead], s.kv_head), 2 * dim);
     }
     switch (heads) {
@@ -168,10 +167,11 @@ HWY_EXPORT(ScaleRows);
 constexpr int kPadding = 16;  // widest vector
 
 // Both scores: `unit` fills the heads' log masses of one stretch; then the heads of a choice are
-// averaged. Args is QuestScoreArgs or OracleScoreArgs; groups: choices of a row.
+// averaged. Args is QuestScoreArgs or OracleScoreArgs; groups: choices of a row; grain: stretches
+// of one task.
 template <typename Args, typename Unit>
 void ScoreHeads(const Args& args, int32_t groups, ThreadPool& pool, HeadMassScratch& scratch,
-                int32_t stretch_blocks, const Unit& unit) {
+                int32_t stretch_blocks, int64_t grain, const Unit& unit) {
   const SequenceBatch& batch = args.batch;
   const KvLayer& layer = args.layer;
   const int64_t rows = batch.num_rows;
@@ -179,23 +179,27 @@ void ScoreHeads(const Args& args, int32_t groups, ThreadPool& pool, HeadMassScra
   const int64_t max_blocks = NumBlocks(batch.max_kv_len, layer.block_tokens);
   const int64_t stride = (max_blocks + kPadding - 1) / kPadding * kPadding;
   const int32_t group = args.q_heads / layer.kv_heads;
-  scratch.lse.resize(static_cast<size_t>(rows * args.q_heads * stride));
-  scratch.queries.resize(static_cast<size_t>(rows * row_elements));
+  Grow(scratch.lse, static_cast<size_t>(rows * args.q_heads * stride));
+  Grow(scratch.queries, static_cast<size_t>(rows * row_elements));
   HWY_DYNAMIC_DISPATCH(ScaleRows)
   (static_cast<const float*>(args.q), static_cast<int>(rows * row_elements), args.scale,
    scratch.queries.data());
 
+  // KV heads innermost: theirs lie side by side in memory.
   const int64_t stretches = (max_blocks + stretch_blocks - 1) / stretch_blocks;
-  pool.ParallelFor(rows * layer.kv_heads * stretches, 1, [&](int64_t task, int64_t, int) {
-    const int64_t pair = task / stretches;
-    const auto row = static_cast<int32_t>(pair / layer.kv_heads);
-    const auto kv_head = static_cast<int32_t>(pair % layer.kv_heads);
-    const int32_t count = NumBlocks(batch.kv_len[row], layer.block_tokens);
-    const auto index = static_cast<int32_t>(task % stretches);
-    if (index * stretch_blocks >= count) return;
-    unit(MakeStretch(batch, layer, row, kv_head, nullptr, count, index, stretch_blocks), group,
-         scratch.queries.data() + pair * group * layer.head_dim, stride,
-         scratch.lse.data() + pair * group * stride);
+  const int64_t tasks = rows * stretches * layer.kv_heads;
+  pool.ParallelFor(tasks, grain * layer.kv_heads, [&](int64_t begin, int64_t end, int) {
+    for (int64_t task = begin; task < end; ++task) {
+      const auto row = static_cast<int32_t>(task / layer.kv_heads / stretches);
+      const auto index = static_cast<int32_t>(task / layer.kv_heads % stretches);
+      const auto kv_head = static_cast<int32_t>(task % layer.kv_heads);
+      const int32_t count = NumBlocks(batch.kv_len[row], layer.block_tokens);
+      if (index * stretch_blocks >= count) continue;
+      const int64_t first_head = int64_t{row} * args.q_heads + kv_head * group;
+      unit(MakeStretch(batch, layer, row, kv_head, nullptr, count, index, stretch_blocks), group,
+           scratch.queries.data() + first_head * layer.head_dim, stride,
+           scratch.lse.data() + first_head * stride);
+    }
   });
 
   const int32_t heads = args.q_heads / groups;
@@ -210,14 +214,15 @@ void ScoreHeads(const Args& args, int32_t groups, ThreadPool& pool, HeadMassScra
 }  // namespace
 
 void QuestScore(const QuestScoreArgs& args, ThreadPool& pool, HeadMassScratch& scratch) {
-  constexpr int32_t kSummaries = 128;  // blocks of one task
-  ScoreHeads(args, args.layer.kv_heads, pool, scratch, kSummaries, [](const auto&... unit) {
+  constexpr int32_t kSummaries = 16;  // blocks of a stretch: all heads' fit the first cache level
+  constexpr int64_t kGrain = 4;
+  ScoreHeads(args, args.layer.kv_heads, pool, scratch, kSummaries, kGrain, [](const auto&... unit) {
     HWY_DYNAMIC_DISPATCH(QuestUnit)(unit...);
   });
 }
 
 void OracleScore(const OracleScoreArgs& args, ThreadPool& pool, HeadMassScratch& scratch) {
-  ScoreHeads(args, 1, pool, scratch, StretchBlocks(args.layer.block_tokens),
+  ScoreHeads(args, 1, pool, scratch, StretchBlocks(args.layer.block_tokens), 1,
              [](const auto&... unit) {
                HWY_DYNAMIC_DISPATCH(OracleUnit)
                (unit...);

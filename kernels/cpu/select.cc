@@ -4,8 +4,7 @@ namespace spotd::kernels::cpu {
 
 void Select(const SelectArgs& args, ThreadPool& pool, SelectScratch& scratch) {
   const auto stride = static_cast<size_t>(args.selected_stride);
-  const size_t needed = stride * static_cast<size_t>(pool.num_threads());
-  if (scratch.mass.size() < needed) scratch.mass.resize(needed);
+  Grow(scratch.mass, stride * static_cast<size_t>(pool.num_threads()));
   const int64_t choices = int64_t{args.batch.num_rows} * args.groups;
   pool.ParallelFor(choices, 1, [&](int64_t begin, int64_t end, int thread) {
     uint32_t* const mass = scratch.mass.data() + static_cast<size_t>(thread) * stride;

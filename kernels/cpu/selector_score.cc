@@ -258,7 +258,7 @@ void SelectorScore(const SelectorScoreArgs& args, ThreadPool& pool, SelectorScra
   const int heads = (args.heads + kHeadPadding - 1) / kHeadPadding * kHeadPadding;
   const size_t row_floats =
       static_cast<size_t>(heads) * static_cast<size_t>(args.layer.selector_dim + 1);
-  scratch.queries.resize(static_cast<size_t>(batch.num_rows) * row_floats);
+  Grow(scratch.queries, static_cast<size_t>(batch.num_rows) * row_floats);
   const auto queries = [&](int64_t row) {
     return scratch.queries.data() + static_cast<size_t>(row) * row_floats;
   };
