@@ -2,7 +2,8 @@
 //
 // 16 tokens make a tile, so that a lane of a vector is a token. A tile holds the elements of the
 // plain form of a key (kernels/core/selector_key.h), transposed: element e of token t lies at
-// e * 16 + t. Elements are bf16 values; or bytes of two codes, followed by the scales (fp16 or e4m3).
+// e * 16 + t. Elements are bf16 values; or bytes of two codes, followed by the scales (fp16 or
+// e4m3).
 #pragma once
 
 #include <cstddef>
