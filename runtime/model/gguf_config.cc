@@ -75,6 +75,20 @@ class Reader {
   absl::Status status_;
 };
 
+// An adapter, a vocabulary or one part of a split model is a GGUF file too.
+absl::Status CheckWholeModel(const formats::GgufFile& file) {
+  SPOTD_ASSIGN_OR_RETURN(const std::string type, file.StringOr("general.type", "model"));
+  if (type != "model") {
+    return Unimplemented(file.path(), ": general.type is \"", type, "\", not \"model\"");
+  }
+  SPOTD_ASSIGN_OR_RETURN(const int64_t parts, file.IntOr("split.count", 1));
+  if (parts > 1) {
+    return Unimplemented(file.path(), ": split.count is ", parts,
+                         ": merge the parts of a split model into one file first");
+  }
+  return absl::OkStatus();
+}
+
 absl::StatusOr<std::string> ReadArchitecture(const formats::GgufFile& file) {
   SPOTD_ASSIGN_OR_RETURN(const std::string name, file.String("general.architecture"));
   if (std::find(kArchitectures.begin(), kArchitectures.end(), name) != kArchitectures.end()) {
@@ -186,6 +200,7 @@ std::string NameFromFile(const std::string& path) {
 }  // namespace
 
 absl::StatusOr<ModelConfig> ReadGgufConfig(const formats::GgufFile& file) {
+  SPOTD_RETURN_IF_ERROR(CheckWholeModel(file));
   ModelConfig config;
   SPOTD_ASSIGN_OR_RETURN(config.architecture, ReadArchitecture(file));
   Reader reader(file, config.architecture);

@@ -151,6 +151,12 @@ TEST_F(GgufSourceTest, RefusesTensorsThatDoNotFit) {
   Refused(absl::StatusCode::kUnimplemented);
 }
 
+TEST_F(GgufSourceTest, RefusesPartsOfModels) {
+  // The key of the name, of equal length, becomes that of the type.
+  Replace("general.name", "general.type");
+  EXPECT_THAT(Refused(absl::StatusCode::kUnimplemented), HasSubstr("general.type is \"qwen2"));
+}
+
 TEST_F(GgufSourceTest, RefusesArithmeticItDoesNotDo) {
   // Keys of equal length take the place of one the loader can do without.
   Replace("qwen2.rope.freq_base", "qwen2.residual_scale");
