@@ -81,7 +81,7 @@ void EngineLoop::Step() {
   EndInterrupted();
   AdmitWaiting();
   const StepPlan plan = Plan();
-  decode_starved_ = !plan.starved.empty();
+  starved_ = static_cast<int32_t>(plan.starved.size()) - (plan.give_up ? 1 : 0);
   if (plan.give_up) {
     End(running_[*plan.give_up].get(), KvExhausted("this reply cannot grow any further now"));
     progressed_ = true;
@@ -131,9 +131,8 @@ bool EngineLoop::TryAdmit(Sequence* sequence) {
   session.last_used = ++uses_;
   reclaimer_.Pin(&session);
   const int32_t tokens = std::max(sequence->kv_end() - cached, 0);
-  state.decode_starved = decode_starved_;
   state.blocks_needed = reclaimer_.BlocksNeeded(session.table, tokens);
-  if (state.blocks_needed > 0) state.blocks_available = reclaimer_.AvailableBlocks();
+  state.blocks_available = reclaimer_.AvailableBlocks() - starved_;
   const bool admitted = Admit(state) == Admission::kAdmit;
   if (admitted) reclaimer_.MakeRoom(session.table, tokens);
   if (!admitted || !store_->Reserve(&session.table, tokens).ok()) {

@@ -69,8 +69,8 @@ class EngineLoop {
 
   std::deque<std::unique_ptr<Sequence>> waiting_;   // in order of arrival
   std::vector<std::unique_ptr<Sequence>> running_;  // in order of admission
-  bool decode_starved_ = false;
-  bool progressed_ = false;  // the last step computed something
+  int32_t starved_ = 0;                             // running replies that wait for a block of KV
+  bool progressed_ = false;                         // the last step computed something
   Clock::time_point last_progress_ = Clock::now();
   uint64_t uses_ = 0;  // source of Session::last_used
 

@@ -26,11 +26,9 @@ std::optional<int32_t> ChoosePrefill(std::span<const RunningView> running, int32
 
 Admission Admit(const AdmissionState& state) {
   if (state.running >= state.max_running) return Admission::kWait;
-  if (state.blocks_needed == 0) return Admission::kAdmit;
-  if (state.decode_starved || state.blocks_needed > state.blocks_available) {
-    return Admission::kRefuse;
-  }
-  return Admission::kAdmit;
+  // Who needs nothing may come in although others are owed more than there is.
+  const bool fits = state.blocks_needed == 0 || state.blocks_needed <= state.blocks_available;
+  return fits ? Admission::kAdmit : Admission::kRefuse;
 }
 
 StepPlan PlanStep(std::span<const RunningView> running, const StepState& state) {

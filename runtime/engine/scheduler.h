@@ -33,9 +33,10 @@ enum class Admission : uint8_t {
 struct AdmissionState {
   int32_t running = 0;
   int32_t max_running = 0;
-  bool decode_starved = false;   // a running sequence waits for KV: new ones get none before it
-  int32_t blocks_needed = 0;     // by the request
-  int32_t blocks_available = 0;  // free, or held by idle sessions other than the request's own
+  int32_t blocks_needed = 0;  // by the request
+  // Free, or held by idle sessions other than the request's own, and not owed to a running reply
+  // that waits for KV.
+  int32_t blocks_available = 0;
 };
 Admission Admit(const AdmissionState& state);
 

@@ -177,8 +177,8 @@ TEST_F(EngineCancelTest, AnIdleEngineSleeps) {
   ASSERT_TRUE(Complete(engine_, Ask(id_, "abc", 2)).second.ok());
   const double before = CpuSeconds();
   const uint64_t steps = engine_->metrics().engine_steps.load();
-  std::this_thread::sleep_for(std::chrono::milliseconds(300));
-  EXPECT_LT(CpuSeconds() - before, 0.1);
+  std::this_thread::sleep_for(std::chrono::milliseconds(500));
+  EXPECT_LT(CpuSeconds() - before, 0.02);
   EXPECT_EQ(engine_->metrics().engine_steps.load(), steps);
 }
 

@@ -37,14 +37,13 @@ TEST(AdmitTest, Table) {
     AdmissionState state;
     Admission expected;
   } kRows[] = {
-      {"an empty engine", {0, 4, false, 10, 10}, Admission::kAdmit},
-      {"no place among the running", {4, 4, false, 0, 10}, Admission::kWait},
-      {"no place, and no KV either: the place comes first",
-       {4, 4, false, 11, 10},
-       Admission::kWait},
-      {"one block short", {1, 4, false, 11, 10}, Admission::kRefuse},
-      {"a running reply is short of KV", {1, 4, true, 1, 10}, Admission::kRefuse},
-      {"needs nothing, whoever is short", {1, 4, true, 0, 0}, Admission::kAdmit},
+      {"an empty engine", {0, 4, 10, 10}, Admission::kAdmit},
+      {"no place among the running", {4, 4, 0, 10}, Admission::kWait},
+      {"no place, and no KV either: the place comes first", {4, 4, 11, 10}, Admission::kWait},
+      {"one block short", {1, 4, 11, 10}, Admission::kRefuse},
+      {"needs nothing, though others are owed more than there is",
+       {1, 4, 0, -1},
+       Admission::kAdmit},
   };
   for (const auto& row : kRows) EXPECT_EQ(Admit(row.state), row.expected) << row.what;
 }
