@@ -1,0 +1,170 @@
+// Training a selector of a tiny random model, end to end: it learns, resumes bit for bit, and its
+// file is what the runtime loads.
+#include "runtime/distill/trainer.h"
+
+#include <filesystem>
+#include <fstream>
+#include <iterator>
+
+#include "gmock/gmock.h"
+#include "gtest/gtest.h"
+#include "tests/runtime/tiny_model.h"
+
+namespace spotd::distill {
+namespace {
+
+using ::testing::HasSubstr;
+namespace fs = std::filesystem;
+
+class TrainerTest : public ::testing::Test {
+ protected:
+  void SetUp() override {
+    directory_ = fs::temp_directory_path() /
+                 ("spotd_trainer_" + std::to_string(::getpid()) + "_" +
+                  ::testing::UnitTest::GetInstance()->current_test_info()->name());
+    fs::create_directories(directory_);
+    for (int i = 0; i < 40; ++i) WriteText("doc" + std::to_string(i) + ".txt", i);
+    auto backend = kernels::CreateBackend({"cpu", 2});
+    ASSERT_TRUE(backend.ok());
+    backend_ = *std::move(backend);
+    model::Limits limits;
+    limits.max_prefill_chunk = kLength;
+    limits.max_context = kLength;
+    limits.max_batch = 1;
+    auto transformer = model::Transformer::Load(backend_.get(), source_, nullptr, limits);
+    ASSERT_TRUE(transformer.ok()) << transformer.status();
+    transformer_ = *std::move(transformer);
+    const auto layout = transformer_->KvLayoutFor(kernels::SelectorKeyFormat::kNone);
+    auto store = kvstore::KvStore::Create(backend_.get(), layout,
+                                          layout.BytesPerBlock() * (kLength / 16 + 2));
+    ASSERT_TRUE(store.ok());
+    store_ = *std::move(store);
+    transformer_->AttachStore(store_.get());
+    auto tokenizer = text::Tokenizer::Create(source_.tokenizer_data());
+    ASSERT_TRUE(tokenizer.ok());
+    tokenizer_ = *std::move(tokenizer);
+    auto corpus = Corpus::Load({{directory_.string()}, kLength, 0.2, 7}, *tokenizer_);
+    ASSERT_TRUE(corpus.ok()) << corpus.status();
+    corpus_ = std::make_unique<Corpus>(*std::move(corpus));
+  }
+  void TearDown() override { fs::remove_all(directory_); }
+
+  void WriteText(const std::string& name, int seed) {
+    std::mt19937 random(static_cast<uint32_t>(seed));
+    std::ofstream out(directory_ / name);
+    for (int i = 0; i < 900; ++i) out << static_cast<char>('a' + random() % 26);
+  }
+
+  static TrainerOptions Options() {
+    TrainerOptions options;
+    options.selector.heads = 2;
+    options.selector.dim = 32;
+    options.selector.rope_theta = TinyTheta();
+    options.length = kLength;
+    options.sequences_per_step = 2;
+    options.tokens = int64_t{kLength} * 2 * 12;
+    options.learning_rate.peak = 2e-2;
+    options.queries = 16;
+    options.learning_rate.warmup_steps = 2;
+    options.sink_tokens = 16;
+    options.recency_tokens = 32;
+    options.skip.max_position = 4096;
+    return options;
+  }
+  static double TinyTheta() { return spotd::testing::TinyConfig().rope.theta; }
+
+  std::unique_ptr<Trainer> NewTrainer(const TrainerOptions& options) {
+    auto kernels = kernels::CreateDistillKernels(backend_.get(), 2);
+    EXPECT_TRUE(kernels.ok());
+    auto trainer = Trainer::Create(backend_.get(), transformer_.get(), store_.get(), corpus_.get(),
+                                   *std::move(kernels), options);
+    EXPECT_TRUE(trainer.ok()) << trainer.status();
+    return *std::move(trainer);
+  }
+  std::string Path(const char* name) const { return (directory_ / name).string(); }
+  std::string Contents(const char* name) const {
+    std::ifstream file(Path(name), std::ios::binary);
+    return {std::istreambuf_iterator<char>(file), {}};
+  }
+
+  static constexpr int32_t kLength = 192;
+  spotd::testing::TinySource source_{3};
+  fs::path directory_;
+  std::unique_ptr<kernels::Backend> backend_;
+  std::unique_ptr<model::Transformer> transformer_;
+  std::unique_ptr<kvstore::KvStore> store_;
+  std::unique_ptr<text::Tokenizer> tokenizer_;
+  std::unique_ptr<Corpus> corpus_;
+};
+
+TEST_F(TrainerTest, LossFallsAndTheFileLoads) {
+  TrainerOptions options = Options();
+  options.tokens *= 3;
+  const auto trainer = NewTrainer(options);
+  const auto before = trainer->Evaluate(2);
+  ASSERT_TRUE(before.ok()) << before.status();
+  while (!trainer->done()) ASSERT_TRUE(trainer->Step().ok());
+  const auto after = trainer->Evaluate(2);
+  ASSERT_TRUE(after.ok());
+  EXPECT_LT(after->kl, 0.9 * before->kl);
+  EXPECT_GT(after->recalled_mass, 0);
+  EXPECT_LE(after->recalled_mass, 1.0001);
+
+  ASSERT_TRUE(trainer->SaveSelector(Path("selector.safetensors")).ok());
+  const auto loaded = model::OpenSelector(Path("selector.safetensors"), source_.config());
+  ASSERT_TRUE(loaded.ok()) << loaded.status();
+  EXPECT_EQ((*loaded)->config().heads, 2);
+  EXPECT_EQ((*loaded)->config().training_tokens, options.tokens);
+  EXPECT_TRUE((*loaded)->Tensor(1, "q").ok());
+}
+
+TEST_F(TrainerTest, ResumingContinuesBitForBit) {
+  const auto whole = NewTrainer(Options());
+  while (!whole->done()) ASSERT_TRUE(whole->Step().ok());
+  ASSERT_TRUE(whole->SaveCheckpoint(Path("whole")).ok());
+
+  const auto first = NewTrainer(Options());
+  for (int i = 0; i < 5; ++i) ASSERT_TRUE(first->Step().ok());
+  ASSERT_TRUE(first->SaveCheckpoint(Path("half")).ok());
+  const auto second = NewTrainer(Options());
+  ASSERT_TRUE(second->LoadCheckpoint(Path("half")).ok());
+  EXPECT_EQ(second->next_step(), 5);
+  while (!second->done()) ASSERT_TRUE(second->Step().ok());
+  ASSERT_TRUE(second->SaveCheckpoint(Path("resumed")).ok());
+  EXPECT_EQ(Contents("whole"), Contents("resumed"));
+}
+
+TEST_F(TrainerTest, ACheckpointOfOtherOptionsIsRefusedByName) {
+  const auto trainer = NewTrainer(Options());
+  ASSERT_TRUE(trainer->SaveCheckpoint(Path("checkpoint")).ok());
+  TrainerOptions other = Options();
+  other.residual_weight = 2;
+  const absl::Status status = NewTrainer(other)->LoadCheckpoint(Path("checkpoint"));
+  EXPECT_EQ(status.code(), absl::StatusCode::kFailedPrecondition);
+  EXPECT_THAT(std::string(status.message()), HasSubstr("residual_weight"));
+}
+
+TEST_F(TrainerTest, APathThatCannotBeWrittenIsAnError) {
+  const auto trainer = NewTrainer(Options());
+  EXPECT_FALSE(trainer->SaveSelector("/dev/full/selector").ok());
+  EXPECT_FALSE(trainer->SaveSelector(Path("absent/selector")).ok());
+}
+
+TEST_F(TrainerTest, BadCorporaAreRefusedByName) {
+  const auto load = [&](const std::string& name, const std::string& text) {
+    std::ofstream(Path(name.c_str()), std::ios::binary) << text;
+    return std::string(
+        Corpus::Load({{Path(name.c_str())}, kLength, 0.1, 1}, *tokenizer_).status().message());
+  };
+  EXPECT_THAT(load("empty.txt", ""), HasSubstr("empty.txt is empty"));
+  EXPECT_THAT(load("binary.txt", std::string("a\0b", 3)), HasSubstr("binary.txt is binary"));
+  EXPECT_THAT(load("latin.txt", "caf\xe9 " + std::string(2000, 'x')), HasSubstr("latin.txt"));
+  EXPECT_THAT(load("short.txt", "too short"), HasSubstr("too few"));
+  EXPECT_THAT(
+      std::string(
+          Corpus::Load({{Path("none.txt")}, kLength, 0.1, 1}, *tokenizer_).status().message()),
+      HasSubstr("none.txt"));
+}
+
+}  // namespace
+}  // namespace spotd::distill
