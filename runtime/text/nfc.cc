@@ -43,7 +43,7 @@ bool IsNormalized(std::string_view text) {
 }
 
 // The reference library normalises by Unicode 9.0: to it these marks, all newer, are ordinary
-// characters.
+// characters. tests/data/text/make_nfc_marks.py finds them.
 struct Range {
   int32_t first;
   int32_t last;

@@ -16,9 +16,12 @@
 namespace spotd::text {
 
 struct EncodeOptions {
-  bool add_special = false;    // bos where the model wants one
-  bool parse_special = false;  // control tokens written out in the text become their ids; otherwise
-                               // they are plain text
+  bool add_special = false;  // bos where the model wants one
+  // Control tokens written out in the text become their ids. Otherwise they are plain text, as with
+  // the library's `encode_special_tokens`: a control token's characters go through BPE, and no
+  // other added token is looked for inside them. Added tokens that are not control tokens
+  // (AddedToken::special is false) are matched either way.
+  bool parse_special = false;
 };
 
 class Tokenizer {
