@@ -94,7 +94,7 @@ void AppendStream::OnResult(absl::StatusOr<engine::AppendResult> result) {
     std::lock_guard lock(mutex_);
     result_ = ToProto(*result);
   }
-  End(call_.Finish(result.status()));
+  End([this, status = result.status()] { return call_.Finish(status); });
 }
 
 bool AppendStream::TakeMessage(grpc::ByteBuffer* out) {

@@ -13,9 +13,9 @@
 #include <grpcpp/support/byte_buffer.h>
 #include <grpcpp/support/server_callback.h>
 
+#include <functional>
 #include <memory>
 #include <mutex>
-#include <optional>
 #include <utility>
 
 #include "kernels/core/check.h"
@@ -70,12 +70,12 @@ class ResponseStream : public Reactor,
     SPOTD_CHECK(queued);  // the writers' queue is not bounded: it holds a call at most once
   }
 
-  // Ends the call after what TakeMessage still has; once. Nothing may be stored afterwards. mutex_
-  // not held.
-  void End(grpc::Status status) {
+  // Ends the call after what TakeMessage still has; once. Nothing may be stored afterwards.
+  // `finish` gives the status; it runs on the writer thread, because it logs. mutex_ not held.
+  void End(std::function<grpc::Status()> finish) {
     {
       std::lock_guard lock(mutex_);
-      final_status_ = std::move(status);
+      finish_ = std::move(finish);
     }
     Poke();
   }
@@ -89,21 +89,21 @@ class ResponseStream : public Reactor,
   // Starts the next write, or finishes. Writes and the finish never overlap: whoever sets writing_
   // or finished_ under the lock is the one to call gRPC.
   void Pump() {
-    std::optional<grpc::Status> finish;
+    std::function<grpc::Status()> finish;
     {
       std::lock_guard lock(mutex_);
       if (writing_ || finished_) return;
       if (!broken_ && TakeMessage(&outgoing_)) {
         writing_ = true;
-      } else if (final_status_.has_value()) {
+      } else if (finish_ != nullptr) {
         finished_ = true;
-        finish = final_status_;
+        finish = std::move(finish_);
       } else {
         return;
       }
     }
-    if (finish.has_value()) {
-      this->Finish(*finish);
+    if (finish != nullptr) {
+      this->Finish(finish());
     } else {
       this->StartWrite(&outgoing_);
     }
@@ -115,7 +115,7 @@ class ResponseStream : public Reactor,
   bool broken_ = false;        // a write failed: the client is gone
   bool poked_ = false;         // a Pump is queued
   bool finished_ = false;
-  std::optional<grpc::Status> final_status_;  // set by End
+  std::function<grpc::Status()> finish_;  // set by End
 };
 
 }  // namespace spotd::server

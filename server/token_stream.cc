@@ -75,9 +75,11 @@ bool TokenStream::Ready() {
 void TokenStream::OnDone(absl::StatusOr<engine::GenerateResult> result) {
   if (result.ok()) {
     std::lock_guard lock(mutex_);
-    result_ = ToProto(*result, context_.block_tokens, keeps_session_);
+    result_ = *result;
   }
-  End(call_.Finish(result.status(), result.ok() ? &*result : nullptr));
+  End([this, result = std::move(result)] {
+    return call_.Finish(result.status(), result.ok() ? &*result : nullptr);
+  });
 }
 
 bool TokenStream::TakeMessage(grpc::ByteBuffer* out) {
@@ -88,7 +90,8 @@ bool TokenStream::TakeMessage(grpc::ByteBuffer* out) {
     message.mutable_delta()->Swap(&delta_);
     delta_.Clear();
   } else if (result_.has_value()) {
-    *message.mutable_result() = *std::exchange(result_, std::nullopt);
+    *message.mutable_result() = ToProto(*result_, context_.block_tokens, keeps_session_);
+    result_.reset();
   } else {
     return false;
   }

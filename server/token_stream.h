@@ -38,7 +38,7 @@ class TokenStream final : public ResponseStream<grpc::ServerWriteReactor<grpc::B
   // The mailbox; guarded by mutex_. It holds at most kMaxPendingTokens + 1 tokens.
   std::optional<v1::PrefillProgress> prefill_;
   v1::TokenDelta delta_;
-  std::optional<v1::GenerateResult> result_;
+  std::optional<engine::GenerateResult> result_;
 };
 
 }  // namespace spotd::server

@@ -97,6 +97,12 @@ class StartTest(unittest.TestCase):
         self.assertEqual(result.returncode, 1)
         self.assertIn("config.json", result.stderr.strip().splitlines()[-1])
 
+    def test_unknown_backend(self):
+        result = run_spotd("--model", tiny_model(self.directory.name), "--backend=abacus", "--listen=127.0.0.1:0",
+                           "--http_listen=off")
+        self.assertEqual(result.returncode, 1)
+        self.assertIn("abacus", result.stderr.strip().splitlines()[-1])
+
     def test_ports_in_use(self):
         model = tiny_model(self.directory.name)
         with Spotd(model, *TINY_FLAGS) as spotd:

@@ -117,7 +117,8 @@ class SpotctlTest(unittest.TestCase):
     def test_usage_mistakes_give_two(self):
         for arguments in ([], ["nonsense"], ["sessions"], ["sessions", "show"], ["generate", "--max-tokens", "many",
                           "--text", "x"], ["generate", "--nonsense"], ["append", "s"], ["complete", "--policy", "best",
-                          "--text", "x"], ["append", "s", "--file", "/no/such/file"]):
+                          "--text", "x"], ["append", "s", "--file", "/no/such/file"],
+                          ["detokenize", "12abc"], ["sessions", "rewind", "s", "few"]):
             result = spotctl(self.spotd.address, *arguments)
             self.assertEqual(result.returncode, 2, arguments)
             self.assertTrue(result.stderr or result.stdout)

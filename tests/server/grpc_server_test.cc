@@ -80,7 +80,7 @@ TEST(LifecycleTest, ASignalDrains) {
   server::BlockShutdownSignals();
   TestServer server(65536);
   grpc::ClientContext context;
-  const auto stream = server.inference().Generate(&context, RequestFor("", "running", 3000));
+  const auto stream = server.inference().Generate(&context, RequestFor("", "running", 1000));
   v1::GenerateResponse response;
   ASSERT_TRUE(stream->Read(&response));
 
@@ -104,7 +104,30 @@ TEST(LifecycleTest, ASignalDrains) {
   } while (stream->Read(&response));
   EXPECT_TRUE(stream->Finish().ok());
   EXPECT_TRUE(finished) << "what ran may end";
-  EXPECT_EQ(tokens, 3000);
+  EXPECT_EQ(tokens, 1000);
+  run.join();
+}
+
+// One long step with work pending looks hung until it ends; then the server recovers by itself.
+TEST(LifecycleTest, AnEngineThatMakesNoProgressIsNotLive) {
+  server::BlockShutdownSignals();
+  TestServer server(4096, {"--max_prefill_chunk=1600"});
+  server::Lifecycle lifecycle({.stall_timeout = std::chrono::milliseconds(1)}, &server.engine(),
+                              &server.rpc_metrics(), &server.grpc());
+  std::thread run([&] { lifecycle.Run(); });
+  std::thread append([&] {
+    EXPECT_TRUE(
+        server.Append(server.NewSession(), {Tokens(std::vector<int32_t>(1600, 9))}).status.ok());
+  });
+  ASSERT_TRUE(Eventually([&] { return lifecycle.state() == server::EngineState::kStalled; }));
+  HealthCheckResponse health;
+  ASSERT_TRUE(Check(&server, "", &health).ok());
+  EXPECT_EQ(health.status(), HealthCheckResponse::NOT_SERVING);
+  append.join();
+  EXPECT_TRUE(Eventually([&] { return lifecycle.state() == server::EngineState::kReady; }));
+  ASSERT_TRUE(Check(&server, "", &health).ok());
+  EXPECT_EQ(health.status(), HealthCheckResponse::SERVING);
+  pthread_kill(run.native_handle(), SIGTERM);
   run.join();
 }
 

@@ -23,6 +23,16 @@ absl::StatusOr<std::optional<T>> ParseNumber(const std::string& name,
 
 }  // namespace
 
+absl::StatusOr<int32_t> ParseInt(const std::string& text) {
+  int32_t number = 0;
+  const char* end = text.data() + text.size();
+  const auto [stop, error] = std::from_chars(text.data(), end, number);
+  if (error != std::errc() || stop != end) {
+    return InvalidArgument("\"", text, "\" is not a whole number");
+  }
+  return number;
+}
+
 absl::StatusOr<CommandLine> CommandLine::Parse(std::span<const std::string_view> args,
                                                std::span<const OptionSpec> options) {
   CommandLine line;

@@ -20,6 +20,9 @@ struct OptionSpec {
   const char* help;
 };
 
+// INVALID_ARGUMENT unless all of `text` is an integer that fits.
+absl::StatusOr<int32_t> ParseInt(const std::string& text);
+
 class CommandLine {
  public:
   // INVALID_ARGUMENT for an unknown option or a missing value.

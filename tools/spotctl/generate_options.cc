@@ -3,6 +3,7 @@
 #include <fstream>
 #include <iostream>
 #include <iterator>
+#include <utility>
 
 #include "kernels/core/status.h"
 
@@ -42,7 +43,10 @@ template <typename Message, typename T>
 absl::Status SetInt(const CommandLine& line, const char* option, Message* message,
                     void (Message::*set)(T)) {
   SPOTD_ASSIGN_OR_RETURN(const std::optional<int64_t> value, line.GetInt(option));
-  if (value.has_value()) (message->*set)(static_cast<T>(*value));
+  if (!value.has_value()) return absl::OkStatus();
+  if (!std::in_range<T>(*value))
+    return InvalidArgument("--", option, ": ", *value, " is out of range");
+  (message->*set)(static_cast<T>(*value));
   return absl::OkStatus();
 }
 

@@ -61,11 +61,9 @@ int Tokenize(const Client& client, const CommandLine& line) {
 int Detokenize(const Client& client, const CommandLine& line) {
   v1::DetokenizeRequest request;
   for (const std::string& text : line.positional()) {
-    int32_t id = 0;
-    if (std::sscanf(text.c_str(), "%d", &id) != 1) {
-      return UsageError(absl::InvalidArgumentError(text + " is not a token id"));
-    }
-    request.add_ids(id);
+    const absl::StatusOr<int32_t> id = ParseInt(text);
+    if (!id.ok()) return UsageError(id.status());
+    request.add_ids(*id);
   }
   request.set_keep_special(true);
   v1::DetokenizeResponse response;

@@ -80,13 +80,11 @@ int Fork(const Client& client, const CommandLine& line) {
 }
 
 int Rewind(const Client& client, const CommandLine& line) {
-  int32_t tokens = 0;
-  if (std::sscanf(line.positional()[1].c_str(), "%d", &tokens) != 1) {
-    return UsageError(absl::InvalidArgumentError("TOKENS is not a number"));
-  }
+  const absl::StatusOr<int32_t> tokens = ParseInt(line.positional()[1]);
+  if (!tokens.ok()) return UsageError(tokens.status());
   v1::RewindSessionRequest request;
   request.set_name(SessionName(line.positional()[0]));
-  request.set_token_count(tokens);
+  request.set_token_count(*tokens);
   v1::Session session;
   Client::Context context(client);
   const grpc::Status status = client.sessions().RewindSession(context.get(), request, &session);
