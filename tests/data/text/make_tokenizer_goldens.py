@@ -94,9 +94,13 @@ def hash_ids(all_ids):
     return f"{value:016x}"
 
 
+def vocabulary_size(tokenizer):
+    return max(tokenizer.get_vocab(with_added_tokens=True).values()) + 1
+
+
 def decode_hashes(tokenizer):
     """Ids 0 .. vocabulary at random, unknown ones left out; with and without control tokens by turns."""
-    size, hashes = max(tokenizer.get_vocab(with_added_tokens=True).values()) + 1, []
+    size, hashes = vocabulary_size(tokenizer), []
     for block in range(DECODE_BLOCKS):
         random, value = SeededRandom(0xDEC0DE + block), 0xCBF29CE484222325
         for sequence in range(PER_DECODE_BLOCK):
@@ -113,6 +117,7 @@ def goldens(tokenizer, texts):
     return {
         "mixed": [hash_ids(encode(tokenizer, [t], i % 2 == 1)) for i, t in enumerate(mixed)],
         "random": [hash_ids(encode(tokenizer, b, i % 2 == 1)) for i, b in enumerate(blocks)],
+        "vocabulary": vocabulary_size(tokenizer),
         "decoded": decode_hashes(tokenizer),
         "samples": [{"text": t, "plain": encode(tokenizer, [t], False)[0], "special": encode(tokenizer, [t], True)[0]}
                     for t in SAMPLES],

@@ -40,6 +40,7 @@ TEST_P(TokenizerModelTest, EncodesAndDecodesAsTheReference) {
   ExpectSameSamples(*tokenizer_, goldens);
   ExpectSameMixedText(*tokenizer_, goldens);
   ExpectSameRandomStrings(*tokenizer_, goldens);
+  ExpectSameDecodedText(*tokenizer_, goldens);
 }
 
 TEST_P(TokenizerModelTest, CarriesTheChatTemplateThatTheGoldensRender) {
