@@ -1,14 +1,16 @@
 // One compute device: memory plus the operations a transformer with selected-block attention needs.
 //
-// `ref` is the scalar fp32/fp64 definition of every operation, `cpu` the fast host implementation, `cuda` the GPU.
-// tests/kernels/backend_conformance_test.cc runs every operation of every backend against `ref`.
+// `ref` is the scalar fp32/fp64 definition of every operation, `cpu` the fast host implementation,
+// `cuda` the GPU. tests/kernels/backend_conformance_test.cc runs every operation of every backend
+// against `ref`.
 //
-// Thread-safety: one thread at a time (the engine thread). Operations may return before they complete on a device;
-// Download and Synchronize wait. Operations do not fail on valid arguments; a device fault is sticky and reported by
-// the next Synchronize. Arguments are checked by the caller (runtime), not here.
+// Thread-safety: one thread at a time (the engine thread). Operations may return before they
+// complete on a device; Download and Synchronize wait. Operations do not fail on valid arguments; a
+// device fault is sticky and reported by the next Synchronize. Arguments are checked by the caller
+// (runtime), not here.
 //
-// Granularity is deliberately coarse (append, score, select, attend) so that a backend may fuse inside an operation
-// while the model code above stays the same.
+// Granularity is deliberately coarse (append, score, select, attend) so that a backend may fuse
+// inside an operation while the model code above stays the same.
 #pragma once
 
 #include <cstddef>
@@ -43,12 +45,13 @@ class Weight {
 
 // A matrix as a checkpoint stores it. `data` is only read during CreateWeight.
 struct WeightSource {
-  std::string name;           // for error messages
-  int64_t rows = 0;           // out_dim
-  int64_t cols = 0;           // in_dim; a multiple of the type's block
+  std::string name;  // for error messages
+  int64_t rows = 0;  // out_dim
+  int64_t cols = 0;  // in_dim; a multiple of the type's block
   DType type = DType::kF32;
   const void* data = nullptr;  // host memory, rows * RowBytes(type, cols) bytes
-  // Nullable. [rows]: row r of the weight is row row_order[r] of `data` (GGUF stores Llama's Q and K rows permuted).
+  // Nullable. [rows]: row r of the weight is row row_order[r] of `data` (GGUF stores Llama's Q and
+  // K rows permuted).
   const int32_t* row_order = nullptr;
 };
 
@@ -58,7 +61,8 @@ class Backend;
 class Buffer {
  public:
   Buffer() = default;
-  Buffer(Backend* backend, void* data, size_t bytes) : backend_(backend), data_(data), bytes_(bytes) {}
+  Buffer(Backend* backend, void* data, size_t bytes)
+      : backend_(backend), data_(data), bytes_(bytes) {}
   Buffer(Buffer&& other) noexcept;
   Buffer& operator=(Buffer&& other) noexcept;
   ~Buffer();
@@ -86,8 +90,8 @@ class Backend {
   virtual size_t activation_bytes() const = 0;
 
   // --- memory ---
-  // Uninitialised memory, aligned to at least 64 bytes. Large host allocations are reserved lazily: pages cost memory
-  // when first touched. RESOURCE_EXHAUSTED when the device has no room.
+  // Uninitialised memory, aligned to at least 64 bytes. Large host allocations are reserved lazily:
+  // pages cost memory when first touched. RESOURCE_EXHAUSTED when the device has no room.
   virtual absl::StatusOr<Buffer> Allocate(size_t bytes) = 0;
   virtual void Upload(void* dst, const void* host_src, size_t bytes) = 0;
   virtual void Download(void* host_dst, const void* src, size_t bytes) = 0;
@@ -95,8 +99,8 @@ class Backend {
   virtual absl::Status Synchronize() = 0;
 
   // --- weights ---
-  // Packs a checkpoint matrix. Quantised types stay quantised in memory. INVALID_ARGUMENT names the tensor when the
-  // shape does not fit the type.
+  // Packs a checkpoint matrix. Quantised types stay quantised in memory. INVALID_ARGUMENT names the
+  // tensor when the shape does not fit the type.
   virtual absl::StatusOr<std::unique_ptr<Weight>> CreateWeight(const WeightSource& source) = 0;
 
   // --- dense ---
@@ -125,10 +129,11 @@ class Backend {
   virtual void Sample(const SampleArgs& args) = 0;
 
   // --- steps ---
-  // Runs `issue`, which calls operations of this backend and nothing else. A device backend may record them the first
-  // time it sees `key` and replay the recording afterwards without calling `issue`: for one key, the caller promises the
-  // same operations with the same argument values (the memory they point to may hold new contents). Uploads and
-  // Downloads stay outside. Hosts just call `issue`.
+  // Runs `issue`, which calls operations of this backend and nothing else. A device backend may
+  // record them the first time it sees `key` and replay the recording afterwards without calling
+  // `issue`: for one key, the caller promises the same operations with the same argument values
+  // (the memory they point to may hold new contents). Uploads and Downloads stay outside. Hosts
+  // just call `issue`.
   virtual void RunStep(uint64_t key, const std::function<void()>& issue) = 0;
 
  private:
@@ -137,11 +142,13 @@ class Backend {
 };
 
 struct BackendOptions {
-  std::string name = "auto";  // "auto" (cuda where a usable GPU is present, else cpu), "cpu", "ref" or "cuda"
-  int threads = 0;            // host threads for "cpu"; 0 = one per online core
+  std::string name =
+      "auto";       // "auto" (cuda where a usable GPU is present, else cpu), "cpu", "ref" or "cuda"
+  int threads = 0;  // host threads for "cpu"; 0 = one per online core
 };
 
-// INVALID_ARGUMENT for an unknown name; FAILED_PRECONDITION, saying why, where the device cannot be used.
+// INVALID_ARGUMENT for an unknown name; FAILED_PRECONDITION, saying why, where the device cannot be
+// used.
 absl::StatusOr<std::unique_ptr<Backend>> CreateBackend(const BackendOptions& options);
 
 }  // namespace spotd::kernels

@@ -1,5 +1,5 @@
-// The argument structs of selector training (kernels/distill.h): plain, so that CUDA translation units can include them.
-// The conventions of args.h hold.
+// The argument structs of selector training (kernels/distill.h): plain, so that CUDA translation
+// units can include them. The conventions of args.h hold.
 #pragma once
 
 #include <cstdint>

@@ -1,5 +1,6 @@
-// Assertions on states that only a bug can reach. They stay on in release builds: a wrong block table is
-// better stopped than served. Untrusted input is never checked this way; it gets an absl::Status.
+// Assertions on states that only a bug can reach. They stay on in release builds: a wrong block
+// table is better stopped than served. Untrusted input is never checked this way; it gets an
+// absl::Status.
 #pragma once
 
 namespace spotd {
@@ -9,7 +10,7 @@ namespace spotd {
 
 }  // namespace spotd
 
-#define SPOTD_CHECK(condition)                                          \
-  do {                                                                  \
+#define SPOTD_CHECK(condition)                                              \
+  do {                                                                      \
     if (!(condition)) ::spotd::CheckFailed(__FILE__, __LINE__, #condition); \
   } while (false)

@@ -1,7 +1,7 @@
 // Status propagation for a tree built on Debian 12's Abseil (20220623), which has no status macros.
 //
-// Functions that can fail for reasons outside the program (input, environment) return absl::Status or
-// absl::StatusOr<T>. Impossible states are SPOTD_CHECKs (check.h). No spotd function throws.
+// Functions that can fail for reasons outside the program (input, environment) return absl::Status
+// or absl::StatusOr<T>. Impossible states are SPOTD_CHECKs (check.h). No spotd function throws.
 #pragma once
 
 #include <sstream>
@@ -15,12 +15,13 @@
 #define SPOTD_CONCAT(a, b) SPOTD_CONCAT_INNER(a, b)
 
 // Returns the status from the enclosing function unless it is OK.
-#define SPOTD_RETURN_IF_ERROR(expr)               \
-  do {                                            \
+#define SPOTD_RETURN_IF_ERROR(expr)                                   \
+  do {                                                                \
     if (absl::Status status_ = (expr); !status_.ok()) return status_; \
   } while (false)
 
-// SPOTD_ASSIGN_OR_RETURN(auto x, F()): assigns the value, or returns the error from the enclosing function.
+// SPOTD_ASSIGN_OR_RETURN(auto x, F()): assigns the value, or returns the error from the enclosing
+// function.
 #define SPOTD_ASSIGN_OR_RETURN(lhs, expr) \
   SPOTD_ASSIGN_OR_RETURN_IMPL(SPOTD_CONCAT(status_or_, __LINE__), lhs, expr)
 #define SPOTD_ASSIGN_OR_RETURN_IMPL(tmp, lhs, expr) \

@@ -21,7 +21,8 @@ struct LayerView {
 class LayerObserver {
  public:
   virtual ~LayerObserver() = default;
-  // Called once a layer, in order, on the thread that runs the prefill. May issue operations on the same backend.
+  // Called once a layer, in order, on the thread that runs the prefill. May issue operations on the
+  // same backend.
   virtual void OnLayer(const LayerView& view) = 0;
 };
 

@@ -1,7 +1,8 @@
-// The geometry of a pretrained decoder-only transformer, read from a GGUF file or a Hugging Face directory.
+// The geometry of a pretrained decoder-only transformer, read from a GGUF file or a Hugging Face
+// directory.
 //
-// Covers the Llama family, Qwen2/Qwen2.5 (QKV bias) and Qwen3 dense (QK-norm): pre-norm, rotary positions, grouped-query
-// attention, SwiGLU feed-forward. Immutable after loading.
+// Covers the Llama family, Qwen2/Qwen2.5 (QKV bias) and Qwen3 dense (QK-norm): pre-norm, rotary
+// positions, grouped-query attention, SwiGLU feed-forward. Immutable after loading.
 #pragma once
 
 #include <cstdint>
@@ -48,12 +49,13 @@ struct ModelConfig {
   bool qk_norm = false;
   bool tied_embeddings = false;
   std::vector<int32_t> eos_tokens;  // generation stops at any of these
-  // Hash of everything above that changes the meaning of KV or selector weights; hex, stable across file formats of the
-  // same checkpoint geometry.
+  // Hash of everything above that changes the meaning of KV or selector weights; hex, stable across
+  // file formats of the same checkpoint geometry.
   std::string Fingerprint() const;
 };
 
-// inv_freq [rotary_dim / 2] and the magnitude by which cos and sin are scaled, with the scaling rule applied.
+// inv_freq [rotary_dim / 2] and the magnitude by which cos and sin are scaled, with the scaling
+// rule applied.
 struct RopeFrequencies {
   std::vector<float> inv_freq;
   float magnitude = 1.0f;

@@ -23,7 +23,8 @@ absl::Status CheckShare(std::string_view field, float value) {
 
 absl::Status CheckTokens(std::string_view field, int32_t value) {
   if (value >= 0 && value <= kMaxTokens) return absl::OkStatus();
-  return InvalidArgument("policy.", field, " is ", value, "; it must be between 0 and ", kMaxTokens);
+  return InvalidArgument("policy.", field, " is ", value, "; it must be between 0 and ",
+                         kMaxTokens);
 }
 
 }  // namespace

@@ -1,4 +1,5 @@
-// Which blocks a decode step reads: the policies of DESIGN 2, chosen per server, session or request.
+// Which blocks a decode step reads: the policies of DESIGN 2, chosen per server, session or
+// request.
 #pragma once
 
 #include <cstdint>
@@ -13,21 +14,23 @@ namespace spotd::model {
 enum class PolicyKind : uint8_t {
   kFull,       // dense: every visible block
   kDistilled,  // the trained selector with the dual top-p rule
-  kQuest,      // training-free per-block bounds, a fraction of the visible blocks, one choice per KV group
-  kTopK,       // the trained selector with a fixed number of tokens
-  kWindow,     // sinks and recency only
-  kOracle,     // true attention mass: tests and evaluation
+  kQuest,   // training-free per-block bounds, a fraction of the visible blocks, one choice per KV
+            // group
+  kTopK,    // the trained selector with a fixed number of tokens
+  kWindow,  // sinks and recency only
+  kOracle,  // true attention mass: tests and evaluation
 };
 
-std::string_view PolicyName(PolicyKind kind);                     // "full", "distilled", ...
+std::string_view PolicyName(PolicyKind kind);                   // "full", "distilled", ...
 absl::StatusOr<PolicyKind> ParsePolicy(std::string_view name);  // INVALID_ARGUMENT lists the names
 
 struct Policy {
   PolicyKind kind = PolicyKind::kFull;
-  float p_residual = 0.8f;        // distilled, oracle with k_tokens = 0
-  float p_total = 0.98f;          // distilled, oracle with k_tokens = 0
-  float fraction = 0.10f;         // quest: share of visible blocks
-  int32_t k_tokens = 0;           // topk: tokens read (0 = 2048); quest, oracle: > 0 replaces fraction / top-p
+  float p_residual = 0.8f;  // distilled, oracle with k_tokens = 0
+  float p_total = 0.98f;    // distilled, oracle with k_tokens = 0
+  float fraction = 0.10f;   // quest: share of visible blocks
+  int32_t k_tokens =
+      0;  // topk: tokens read (0 = 2048); quest, oracle: > 0 replaces fraction / top-p
   int32_t sink_tokens = 128;
   int32_t recency_tokens = 256;
   int32_t k_min_tokens = 512;

@@ -2,8 +2,8 @@
 //
 //   layers.{i}.selector.q.weight [heads * dim, hidden]   layers.{i}.selector.k.weight [dim, hidden]
 //   layers.{i}.selector.w.weight [heads, hidden]         layers.{i}.selector.k_norm.weight [dim]
-//   metadata (strings): format_version, base_model, config_hash, heads, dim, rope_theta, block_size, training_tokens,
-//   training_length, calibration
+//   metadata (strings): format_version, base_model, config_hash, heads, dim, rope_theta,
+//   block_size, training_tokens, training_length, calibration
 #pragma once
 
 #include <cstdint>
@@ -23,7 +23,8 @@ struct SelectorConfig {
   int32_t block_size = 16;
   int64_t training_tokens = 0;
   int32_t training_length = 0;
-  // Multiplies the scores before the softmax: the inverse of the calibration temperature, 1 when not calibrated.
+  // Multiplies the scores before the softmax: the inverse of the calibration temperature, 1 when
+  // not calibrated.
   float score_scale = 1.0f;
 };
 
@@ -35,10 +36,14 @@ class SelectorSource {
   virtual absl::StatusOr<TensorView> Tensor(int32_t layer, const std::string& part) const = 0;
 };
 
-// Refuses (FAILED_PRECONDITION) a selector made for another model, naming the field that differs and both values.
-absl::StatusOr<std::unique_ptr<SelectorSource>> OpenSelector(const std::string& path, const ModelConfig& model);
+// Refuses (FAILED_PRECONDITION) a selector made for another model, naming the field that differs
+// and both values.
+absl::StatusOr<std::unique_ptr<SelectorSource>> OpenSelector(const std::string& path,
+                                                             const ModelConfig& model);
 
-// A selector with random weights for `model`, in memory: tests and benchmarks of models without a trained one.
-std::unique_ptr<SelectorSource> RandomSelector(const ModelConfig& model, const SelectorConfig& config, uint64_t seed);
+// A selector with random weights for `model`, in memory: tests and benchmarks of models without a
+// trained one.
+std::unique_ptr<SelectorSource> RandomSelector(const ModelConfig& model,
+                                               const SelectorConfig& config, uint64_t seed);
 
 }  // namespace spotd::model

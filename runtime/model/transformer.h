@@ -1,9 +1,12 @@
-// A frozen pretrained transformer on one backend: weights, activations, and the two forward passes a server needs.
+// A frozen pretrained transformer on one backend: weights, activations, and the two forward passes
+// a server needs.
 //
-// Prefill runs a chunk of one sequence densely and fills both caches. Decode advances a batch of sequences by one token
-// each, reading the blocks that each sequence's policy chooses. The pass reads top to bottom like DESIGN 2.
+// Prefill runs a chunk of one sequence densely and fills both caches. Decode advances a batch of
+// sequences by one token each, reading the blocks that each sequence's policy chooses. The pass
+// reads top to bottom like DESIGN 2.
 //
-// Thread-safety: one thread (the engine's). Steady decode allocates nothing: buffers are sized by Limits at Load.
+// Thread-safety: one thread (the engine's). Steady decode allocates nothing: buffers are sized by
+// Limits at Load.
 #pragma once
 
 #include <cstdint>
@@ -34,13 +37,14 @@ struct Limits {
 
 // What one row's decode step read, summed over layers.
 struct RowSparsity {
-  int64_t blocks_attended = 0;  // (block, KV head) pairs are counted as 1 / kv_heads blocks where groups choose apart
+  int64_t blocks_attended =
+      0;  // (block, KV head) pairs are counted as 1 / kv_heads blocks where groups choose apart
   int64_t blocks_visible = 0;
-  int64_t bytes_read = 0;        // KV plus selector keys or summaries
-  int64_t bytes_dense = 0;       // KV a dense step would have read
-  float covered_mass = 1.0f;     // mean over layers, as the policy itself estimates it; 1 when dense
-  int32_t selected_tokens = 0;   // mean over layers
-  bool dense = true;             // no layer chose
+  int64_t bytes_read = 0;       // KV plus selector keys or summaries
+  int64_t bytes_dense = 0;      // KV a dense step would have read
+  float covered_mass = 1.0f;    // mean over layers, as the policy itself estimates it; 1 when dense
+  int32_t selected_tokens = 0;  // mean over layers
+  bool dense = true;            // no layer chose
 };
 
 // Optional per-layer record of the blocks a row read, for `last blocks` reports and tests.
@@ -49,8 +53,9 @@ struct SelectionTrace {
 };
 
 struct DecodeRow {
-  int32_t token = 0;                        // the newest token: appended by this step
-  kvstore::BlockTable* table = nullptr;     // room for one token reserved; committed by the caller afterwards
+  int32_t token = 0;  // the newest token: appended by this step
+  kvstore::BlockTable* table =
+      nullptr;  // room for one token reserved; committed by the caller afterwards
   Policy policy;
   kernels::SamplingParams sampling;
   std::span<const kernels::TokenAdjustment> adjustments;
@@ -64,8 +69,9 @@ struct DecodeResult {
 };
 
 struct PrefillChunk {
-  std::span<const int32_t> tokens;       // 1..max_prefill_chunk
-  kvstore::BlockTable* table = nullptr;  // room for them reserved; committed by the caller afterwards
+  std::span<const int32_t> tokens;  // 1..max_prefill_chunk
+  kvstore::BlockTable* table =
+      nullptr;  // room for them reserved; committed by the caller afterwards
   // Training only. RoPE positions instead of the tokens' places; empty or [tokens.size()].
   std::span<const int32_t> positions = {};
   LayerObserver* observer = nullptr;  // nullable
@@ -73,8 +79,10 @@ struct PrefillChunk {
 
 class Transformer {
  public:
-  // Packs the checkpoint's weights onto the backend. `selector` may be null. Errors name file, tensor and reason.
-  static absl::StatusOr<std::unique_ptr<Transformer>> Load(kernels::Backend* backend, const ModelSource& source,
+  // Packs the checkpoint's weights onto the backend. `selector` may be null. Errors name file,
+  // tensor and reason.
+  static absl::StatusOr<std::unique_ptr<Transformer>> Load(kernels::Backend* backend,
+                                                           const ModelSource& source,
                                                            std::unique_ptr<SelectorSource> selector,
                                                            const Limits& limits);
   ~Transformer();
@@ -84,15 +92,19 @@ class Transformer {
   // The store that block tables given to Prefill and Decode belong to. Called once before them.
   void AttachStore(kvstore::KvStore* store);
 
-  // Runs the chunk. When `logits` is not empty ([vocab]) the last token's logits are written to it, on the host.
+  // Runs the chunk. When `logits` is not empty ([vocab]) the last token's logits are written to it,
+  // on the host.
   absl::Status Prefill(const PrefillChunk& chunk, std::span<float> logits);
   // As above for all positions ([tokens, vocab]): tests and evaluation.
   absl::Status PrefillAllLogits(const PrefillChunk& chunk, std::span<float> logits);
 
-  // One token for each row: rows.size() in 1..max_batch, results.size() == rows.size(). When `logits` is not empty
+  // One token for each row: rows.size() in 1..max_batch, results.size() == rows.size(). When
+  // `logits` is not empty
   // ([rows, vocab]) the unmodified logits are written to it (evaluation; costs a download).
-  absl::Status Decode(std::span<const DecodeRow> rows, std::span<DecodeResult> results, std::span<float> logits = {});
-  // Samples from host logits [vocab] with the same arithmetic as Decode: the first token after a prefill.
+  absl::Status Decode(std::span<const DecodeRow> rows, std::span<DecodeResult> results,
+                      std::span<float> logits = {});
+  // Samples from host logits [vocab] with the same arithmetic as Decode: the first token after a
+  // prefill.
   DecodeResult SampleFrom(std::span<float> logits, const kernels::SamplingParams& params,
                           std::span<const kernels::TokenAdjustment> adjustments);
 
@@ -101,7 +113,8 @@ class Transformer {
   const Limits& limits() const;
   size_t weight_bytes() const;      // backend memory held by weights
   size_t activation_bytes() const;  // backend memory held by step buffers
-  // Weight bytes a decode step reads (tied embeddings counted once; the embedding lookup not at all).
+  // Weight bytes a decode step reads (tied embeddings counted once; the embedding lookup not at
+  // all).
   size_t decode_weight_bytes() const;
 
  private:
