@@ -38,9 +38,11 @@ GenerationOutcome StreamGeneration(const Client& client, const v1::GenerateReque
     std::printf("\n");
     std::fflush(stdout);
   }
-  if (!status.ok()) {
-    return {client.Fail(status), status.error_code() == grpc::StatusCode::CANCELLED};
+  if (status.error_code() == grpc::StatusCode::CANCELLED && status.error_details().empty()) {
+    std::fprintf(stderr, "  stopped\n");  // by Ctrl-C: the server's own reasons carry details
+    return {kRpcError, true};
   }
+  if (!status.ok()) return {client.Fail(status), false};
   if (!client.json()) PrintAccount(result);
   return {};
 }

@@ -8,7 +8,7 @@ namespace spotd::spotctl {
 
 struct GenerationOutcome {
   int exit_code = kOk;
-  bool cancelled = false;  // by Ctrl-C or by the server
+  bool cancelled = false;  // by Ctrl-C
 };
 
 // Text goes to stdout as it arrives, progress and the account to stderr; with --json each message
