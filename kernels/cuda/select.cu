@@ -227,22 +227,27 @@ __device__ inline int Gather(const RowProblem<kPerThread>& p, Shared& shared) {
   return total;
 }
 
-// Ranks the candidates against each other; the one at which the rule stops sets the boundary.
+// Ranks the candidates against each other, a warp per candidate; the one at which the rule stops sets
+// the boundary.
 template <int kPerThread>
 __device__ inline void RankCandidates(const RowProblem<kPerThread>& p, int count, Shared& shared) {
-  const int i = threadIdx.x;
-  if (i < count) {
+  const int lane = threadIdx.x % 32;
+  for (int i = threadIdx.x / 32; i < count; i += kWarps) {
     const Candidate own = shared.all[i];
-    Tally before = shared.before_bin;
-    for (int j = 0; j < count; ++j) {
+    Tally better = {0, 0};
+    for (int j = lane; j < count; j += 32) {
       const Candidate other = shared.all[j];
       if (other.key > own.key || (other.key == own.key && other.index < own.index)) {
-        before.count += 1;
-        before.mass += other.mass;
+        better.count += 1;
+        better.mass += other.mass;
       }
     }
+    better = WarpTally(better);
+    const Tally before = {shared.before_bin.count + better.count,
+                          shared.before_bin.mass + better.mass};
     const uint64_t after = before.mass + own.mass;
-    if (p.WantsMore(before.count, before.mass) && !p.WantsMore(before.count + 1, after)) {
+    if (lane == 0 && p.WantsMore(before.count, before.mass) &&
+        !p.WantsMore(before.count + 1, after)) {
       shared.boundary = {own.key, own.index + 1, after};
     }
   }
