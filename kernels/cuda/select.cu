@@ -431,7 +431,7 @@ cudaError_t LaunchAlone(const LaunchContext& ctx, const SelectArgs& args, int pe
 cudaError_t LaunchSelect(const LaunchContext& ctx, const SelectArgs& args) {
   const int per_thread = CeilDiv(CeilDiv(args.batch.max_kv_len, args.block_tokens), kThreads);
   if (!ctx.hopper || per_thread <= 2) return LaunchAlone(ctx, args, per_thread);
-  if (per_thread <= 8) return LaunchShape<4, 2>(ctx, args);
+  if (per_thread <= 8) return LaunchShape<1, 8>(ctx, args);
   if (per_thread <= 16) return LaunchShape<8, 2>(ctx, args);
   if (per_thread <= 64) return LaunchShape<8, 8>(ctx, args);
   return per_thread <= 8 * kMaxPerThread ? LaunchShape<8, kMaxPerThread>(ctx, args)
