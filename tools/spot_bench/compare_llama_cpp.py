@@ -16,7 +16,7 @@ import time
 
 
 def spot_bench(args, command, context, *extra):
-    line = [args.spot_bench, command, "--model", args.model, "--threads", str(args.threads), "--context", str(context),
+    line = [args.spot_bench, command, "--backend", "cpu", "--model", args.model, "--threads", str(args.threads), "--context", str(context),
             "--steps", str(args.steps), "--json", *extra]
     if args.text:
         line += ["--text", args.text]
