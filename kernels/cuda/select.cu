@@ -227,8 +227,8 @@ __device__ inline int Gather(const RowProblem<kPerThread>& p, Shared& shared) {
   return total;
 }
 
-// Ranks the candidates against each other, a warp per candidate; the one at which the rule stops sets
-// the boundary.
+// Ranks the candidates against each other, a warp per candidate; the one at which the rule stops
+// sets the boundary.
 template <int kPerThread>
 __device__ inline void RankCandidates(const RowProblem<kPerThread>& p, int count, Shared& shared) {
   const int lane = threadIdx.x % 32;
