@@ -51,7 +51,7 @@ TEST_P(TokenizerModelTest, CarriesTheChatTemplateThatTheGoldensRender) {
 INSTANTIATE_TEST_SUITE_P(
     Checkpoints, TokenizerModelTest,
     testing::Values(Checkpoint{"smollm2", "SPOTD_TEST_MODEL", "chat/smollm2.jinja"},
-                    Checkpoint{"qwen25", "SPOTD_TEST_QWEN_MODEL", "chat/qwen25.jinja"}),
+                    Checkpoint{"qwen25", "SPOTD_TEST_MODEL_QWEN", "chat/qwen25.jinja"}),
     [](const auto& test) { return std::string(test.param.name); });
 
 }  // namespace
