@@ -26,7 +26,7 @@ ABSL_FLAG(std::string, out, "selector.safetensors", "the selector to write");
 ABSL_FLAG(std::string, checkpoint, "", "checkpoint file; default: --out with .checkpoint appended");
 ABSL_FLAG(int, checkpoint_every, 50, "steps between checkpoints");
 ABSL_FLAG(bool, resume, false, "continue from the checkpoint");
-ABSL_FLAG(std::string, backend, "auto", "auto or cpu");
+ABSL_FLAG(std::string, backend, "auto", "auto, cpu, cuda or ref");
 ABSL_FLAG(int, threads, 0, "host threads; 0 = one per core");
 ABSL_FLAG(int, length, 1024, "tokens of a training sequence");
 ABSL_FLAG(int64_t, tokens, 20'000'000, "training tokens in all");
