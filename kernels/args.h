@@ -246,6 +246,9 @@ struct PrefillAttendArgs {
   const void* q;  // [rows, q_heads, head_dim] Act, after RoPE
   void* out;      // [rows, q_heads, head_dim] Act
   float* lse;     // nullable. [rows, q_heads]
+  // Queries and attention weights stay in fp32 where a host would round them to bf16 for speed:
+  // for models whose weights are fp32 themselves. Devices with bf16 activations ignore it.
+  bool full_precision = false;
 };
 
 // ---------------------------------------------------------------------------------------------------------------

@@ -188,8 +188,8 @@ std::byte* PrefillScratch::Reserve(size_t bytes) {
 void PrefillAttend(const PrefillAttendArgs& args, ThreadPool& pool, PrefillScratch& scratch) {
   const int32_t dim = args.layer.head_dim;
   const int32_t group = args.q_heads / args.layer.kv_heads;
-  const PrefillKernels kernels =
-      dim % 16 == 0 && HasBf16Prefill() ? Bf16PrefillKernels() : FloatPrefillKernels();
+  const bool bf16 = !args.full_precision && dim % 16 == 0 && HasBf16Prefill();
+  const PrefillKernels kernels = bf16 ? Bf16PrefillKernels() : FloatPrefillKernels();
   PlanUnits(args, scratch.units);
   const auto vectors = static_cast<size_t>(UnitRows(group) * group);
   Carver sizes(nullptr);

@@ -132,7 +132,7 @@ void ForwardPass::Attend(const ForwardStep& step, int32_t index) {
   const kernels::KvLayer& cache = caches_[static_cast<size_t>(index)];
   if (step.plan == nullptr) {
     backend_->PrefillAttend({step.batch, cache, config_->q_heads, scale_, buffers_->q.data(),
-                             buffers_->attended.data(), nullptr});
+                             buffers_->attended.data(), nullptr, weights_->full_precision});
     return;
   }
   SpotAttentionArgs args = {};

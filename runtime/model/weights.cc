@@ -51,6 +51,7 @@ class Loader {
       out.layers.push_back(std::move(weights));
     }
     SPOTD_RETURN_IF_ERROR(LoadRope(&out));
+    out.full_precision = all_fp32_;
     out.total_bytes = total_bytes_;
     out.decode_bytes = config_.tied_embeddings ? total_bytes_ : total_bytes_ - embedding_bytes;
     return out;
@@ -140,6 +141,7 @@ class Loader {
   absl::StatusOr<WeightPtr> Matrix(const std::string& name, int64_t rows, int64_t cols,
                                    const std::vector<int32_t>& row_order = {}) {
     SPOTD_ASSIGN_OR_RETURN(const TensorView tensor, source_.Tensor(name));
+    all_fp32_ &= tensor.type == DType::kF32;
     return Pack(tensor, name, rows, cols, row_order.empty() ? nullptr : row_order.data());
   }
 
@@ -184,6 +186,7 @@ class Loader {
   std::vector<int32_t> q_order_;  // empty when rows are stored in rotate-half order
   std::vector<int32_t> k_order_;
   size_t total_bytes_ = 0;
+  bool all_fp32_ = true;
 };
 
 }  // namespace

@@ -53,6 +53,10 @@ struct ModelWeights {
   kernels::Rope rope;                 // points into inv_freq
   kernels::Rope selector_rope;        // points into selector_inv_freq
 
+  // Every matrix of the transformer is fp32 in the checkpoint: whoever serves such a file wants
+  // fp32 arithmetic, not the fastest.
+  bool full_precision = true;
+
   size_t total_bytes = 0;   // held in backend memory
   size_t decode_bytes = 0;  // of these, read by every decode step
 

@@ -52,7 +52,8 @@ Attended RunAttend(Rig& rig, Scene& scene, const std::vector<float>& q, const Ch
   return {rig.GetAct(args.out, q.size()), rig.Get(args.lse, heads)};
 }
 
-Attended RunPrefill(Rig& rig, Scene& scene, const std::vector<float>& q) {
+Attended RunPrefill(Rig& rig, Scene& scene, const std::vector<float>& q,
+                    bool full_precision = false) {
   const Shape& shape = scene.shape();
   PrefillAttendArgs args = {};
   args.batch = scene.Batch(rig);
@@ -63,6 +64,7 @@ Attended RunPrefill(Rig& rig, Scene& scene, const std::vector<float>& q) {
   args.out = rig.PoisonAct(q.size());
   const size_t heads = q.size() / static_cast<size_t>(shape.head_dim);
   args.lse = rig.PoisonFloats(heads);
+  args.full_precision = full_precision;
   rig->PrefillAttend(args);
   return {rig.GetAct(args.out, q.size()), rig.Get(args.lse, heads)};
 }
@@ -191,6 +193,16 @@ TEST_P(PrefillConformance, MatchesTheReference) {
   ExpectClose(actual.out, expected.out, kBf16Tolerance, "out");
   ExpectClose(actual.lse, expected.lse, 1e-2f, "lse");
   ASSERT_EQ(actual.lse.size(), static_cast<size_t>(scene_.num_rows() * shape.q_heads()));
+}
+
+TEST_P(PrefillConformance, FullPrecisionKeepsFloats) {
+  if (rig_->activation_bytes() != sizeof(float))
+    GTEST_SKIP() << "the device's activations are bf16";
+  const std::vector<float> q = scene_.Queries(1.0f);
+  const Attended actual = RunPrefill(rig_, scene_, q, /*full_precision=*/true);
+  const Attended expected = RunPrefill(ref_, scene_, q);
+  ExpectClose(actual.out, expected.out, kActTolerance, "out");
+  ExpectClose(actual.lse, expected.lse, 1e-4f, "lse");
 }
 
 // A prompt in two steps gives the bits of a prompt in one.

@@ -1,5 +1,5 @@
 // The forward pass against the logits that `transformers` gives: every family, both file formats,
-// every host backend.
+// every host backend, and the CPU backend in fp32.
 
 #include <gtest/gtest.h>
 
@@ -10,6 +10,7 @@
 
 #include "runtime/model/transformer.h"
 #include "tests/runtime/model/model_harness.h"
+#include "tests/runtime/model/unpacked_source.h"
 
 namespace spotd::model {
 namespace {
@@ -23,7 +24,12 @@ class TransformerGoldenTest : public ::testing::TestWithParam<std::tuple<const c
  protected:
   void SetUp() override {
     HarnessOptions options;
-    options.backend = std::get<0>(GetParam());
+    options.backend = in_fp32() ? "cpu" : std::get<0>(GetParam());
+    if (in_fp32()) {
+      options.wrap_source = [](auto inner) {
+        return std::make_unique<UnpackedSource>(std::move(inner));
+      };
+    }
     options.limits.max_batch = 4;
     options.limits.max_prefill_chunk = 64;
     harness_ = std::make_unique<ModelHarness>(ModelPath(std::get<1>(GetParam()).model), options);
@@ -41,9 +47,13 @@ class TransformerGoldenTest : public ::testing::TestWithParam<std::tuple<const c
     EXPECT_LT(rounded, std::max(5e-5, ExactBound() - 1e-3));
   }
 
-  // What the CPU backend trades for speed: activations rounded to 8 bits where they meet quantised
-  // weights, and queries and attention weights in bf16 in prefill.
-  double ExactBound() const {
+  // The file's weights unpacked to fp32: arithmetic in fp32 throughout.
+  static bool in_fp32() { return std::get<0>(GetParam()) == std::string("cpu_fp32"); }
+
+  // What the CPU backend trades for speed where the file's weights are not fp32: activations
+  // rounded to 8 bits where they meet quantised weights; queries and attention weights in bf16 in
+  // prefill.
+  static double ExactBound() {
     if (std::get<0>(GetParam()) != std::string("cpu")) return 1e-3;
     return std::get<1>(GetParam()).model.find("Q8_0") != std::string::npos ? 1.5e-2 : 2e-3;
   }
@@ -95,7 +105,7 @@ TEST_P(TransformerGoldenTest, DecodeAfterPrefill) {
 INSTANTIATE_TEST_SUITE_P(
     Models, TransformerGoldenTest,
     ::testing::Combine(
-        ::testing::Values("ref", "cpu"),
+        ::testing::Values("ref", "cpu", "cpu_fp32"),
         ::testing::Values(Case{"llama3", "llama3/golden.safetensors"},
                           Case{"llama_linear", "llama_linear/golden.safetensors"},
                           Case{"llama_yarn", "llama_yarn/golden.safetensors"},
