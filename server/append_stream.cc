@@ -18,6 +18,10 @@ AppendStream::AppendStream(const ServiceContext& context, grpc::CallbackServerCo
 Reactor* AppendStream::Start(const ServiceContext& context, grpc::CallbackServerContext* call) {
   const std::shared_ptr<AppendStream> stream(new AppendStream(context, call));
   stream->KeepAlive();
+  if (const auto& identity = stream->call_.identity(); !identity.ok()) {
+    stream->OnResult(identity.status());
+    return stream.get();
+  }
   stream->StartRead(&stream->incoming_);
   return stream.get();
 }

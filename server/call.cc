@@ -43,6 +43,12 @@ std::string RequestIdOf(const grpc::CallbackServerContext& context) {
   return NewRequestId();
 }
 
+absl::StatusOr<Identity> Identify(const IdentityProvider* provider,
+                                  const grpc::CallbackServerContext& context) {
+  if (provider == nullptr) return Identity();
+  return provider->Identify(context);
+}
+
 // protobuf reports which string field is not UTF-8 only through its log; this catches it for the
 // parse of this thread.
 thread_local std::string* captured_log = nullptr;
@@ -77,8 +83,13 @@ std::string FieldInLog(const std::string& log) {
 
 }  // namespace
 
-Call::Call(RpcMetrics* metrics, std::string_view method, grpc::CallbackServerContext* context)
-    : metrics_(metrics), method_(method), context_(context), request_id_(RequestIdOf(*context)) {
+Call::Call(const ServiceContext& services, std::string_view method,
+           grpc::CallbackServerContext* context)
+    : metrics_(services.metrics),
+      method_(method),
+      context_(context),
+      request_id_(RequestIdOf(*context)),
+      identity_(Identify(services.identity, *context)) {
   metrics_->CallStarted();
   context_->AddInitialMetadata("x-request-id", request_id_);
 }

@@ -14,20 +14,26 @@
 #include <string_view>
 
 #include "absl/status/status.h"
+#include "absl/status/statusor.h"
 #include "google/protobuf/message.h"
 #include "runtime/engine/request.h"
-#include "server/rpc_metrics.h"
+#include "server/service_context.h"
 
 namespace spotd::server {
 
 class Call {
  public:
   // Takes the request id from the metadata "x-request-id", or makes one, and echoes it in the
-  // initial metadata. `method` must be a literal. `context` must outlive the call.
-  Call(RpcMetrics* metrics, std::string_view method, grpc::CallbackServerContext* context);
+  // initial metadata, and asks who is calling. `method` must be a literal. `context` must outlive
+  // the call.
+  Call(const ServiceContext& services, std::string_view method,
+       grpc::CallbackServerContext* context);
   ~Call();
   Call(const Call&) = delete;
   Call& operator=(const Call&) = delete;
+
+  // Who is calling. When it is an error the call must end with it and do nothing.
+  const absl::StatusOr<Identity>& identity() const { return identity_; }
 
   // The session it is about, for the log.
   void set_session(std::string session) { session_ = std::move(session); }
@@ -43,6 +49,7 @@ class Call {
   grpc::CallbackServerContext* context_;
   std::chrono::steady_clock::time_point start_ = std::chrono::steady_clock::now();
   std::string request_id_;
+  absl::StatusOr<Identity> identity_;
   std::string session_;
 };
 

@@ -11,7 +11,7 @@ namespace spotd::server {
 
 CompleteCall::CompleteCall(const ServiceContext& context, grpc::CallbackServerContext* call,
                            grpc::ByteBuffer* response)
-    : context_(context), call_(context.metrics, "Complete", call), response_(response) {}
+    : context_(context), call_(context, "Complete", call), response_(response) {}
 
 grpc::ServerUnaryReactor* CompleteCall::Start(const ServiceContext& context,
                                               grpc::CallbackServerContext* call,
@@ -29,6 +29,7 @@ grpc::ServerUnaryReactor* CompleteCall::Start(const ServiceContext& context,
 }
 
 absl::Status CompleteCall::Submit(const grpc::ByteBuffer& bytes) {
+  SPOTD_RETURN_IF_ERROR(call_.identity().status());
   v1::CompleteRequest message;
   SPOTD_RETURN_IF_ERROR(ParseMessage(bytes, &message));
   SPOTD_ASSIGN_OR_RETURN(engine::GenerateRequest request, ToGenerateRequest(message, context_));

@@ -59,6 +59,7 @@ absl::Status Serve(const ServerConfig& config, const model::Policy& policy) {
                                .workers = &workers,
                                .writers = &writers,
                                .metrics = &rpc_metrics,
+                               .identity = nullptr,
                                .max_prompt_bytes = config.max_prompt.bytes,
                                .block_tokens = config.block_tokens};
   SPOTD_ASSIGN_OR_RETURN(const std::unique_ptr<GrpcServer> grpc_server,

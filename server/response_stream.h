@@ -46,7 +46,7 @@ class ResponseStream : public Reactor,
  protected:
   ResponseStream(const ServiceContext& context, std::string_view method,
                  grpc::CallbackServerContext* call)
-      : context_(context), call_(context.metrics, method, call) {}
+      : context_(context), call_(context, method, call) {}
 
   // Once, before anything is sent.
   void KeepAlive() { self_ = this->shared_from_this(); }

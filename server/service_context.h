@@ -7,6 +7,7 @@
 
 #include "runtime/engine/engine.h"
 #include "server/call_executor.h"
+#include "server/identity.h"
 #include "server/rpc_metrics.h"
 
 namespace grpc {
@@ -22,6 +23,7 @@ struct ServiceContext {
   CallExecutor* writers =
       nullptr;  // one thread: serialises and sends what the engine thread left in mailboxes
   RpcMetrics* metrics = nullptr;
+  const IdentityProvider* identity = nullptr;  // null: every caller is the default tenant
   size_t max_prompt_bytes = 16u << 20;
   int32_t block_tokens = 16;  // of the KV cache
 };

@@ -35,6 +35,7 @@ grpc::ServerWriteReactor<grpc::ByteBuffer>* TokenStream::Start(const ServiceCont
 }
 
 absl::Status TokenStream::Submit(const grpc::ByteBuffer& bytes) {
+  SPOTD_RETURN_IF_ERROR(call_.identity().status());
   v1::GenerateRequest message;
   SPOTD_RETURN_IF_ERROR(ParseMessage(bytes, &message));
   call_.set_session(message.session());

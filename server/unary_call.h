@@ -27,10 +27,11 @@ grpc::ServerUnaryReactor* RunUnary(const ServiceContext& context, std::string_vi
                                    const RawUnary& raw,
                                    std::function<absl::StatusOr<Response>(const Request&)> handle) {
   grpc::ServerUnaryReactor* reactor = raw.context->DefaultReactor();
-  auto call = std::make_shared<Call>(context.metrics, method, raw.context);
+  auto call = std::make_shared<Call>(context, method, raw.context);
   const bool queued = context.workers->Submit([=, handle = std::move(handle)] {
     Request request;
-    absl::Status status = ParseMessage(*raw.request, &request);
+    absl::Status status = call->identity().status();
+    if (status.ok()) status = ParseMessage(*raw.request, &request);
     if (status.ok()) {
       absl::StatusOr<Response> response = handle(request);
       status = response.status();

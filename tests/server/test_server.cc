@@ -46,7 +46,8 @@ std::optional<Detail> DetailOf(const grpc::Status& status) {
 
 }  // namespace
 
-TestServer::TestServer(int32_t context_length, std::vector<std::string> flags) {
+TestServer::TestServer(int32_t context_length, std::vector<std::string> flags,
+                       const server::IdentityProvider* identity) {
   const server::ServerConfig config = ConfigFor(context_length, std::move(flags));
   engine_ = ValueOrDie(server::LoadEngine(config, ValueOrDie(config.DefaultPolicy(false))));
   workers_ = std::make_unique<server::CallExecutor>(2, 64);
@@ -55,6 +56,7 @@ TestServer::TestServer(int32_t context_length, std::vector<std::string> flags) {
               .workers = workers_.get(),
               .writers = writers_.get(),
               .metrics = &rpc_metrics_,
+              .identity = identity,
               .max_prompt_bytes = config.max_prompt.bytes,
               .block_tokens = config.block_tokens};
   grpc_server_ = ValueOrDie(server::GrpcServer::Start({}, context_));

@@ -24,7 +24,8 @@ namespace spotd::testing {
 class TestServer {
  public:
   // `flags` are spotd's, without --model.
-  explicit TestServer(int32_t context_length = 128, std::vector<std::string> flags = {});
+  explicit TestServer(int32_t context_length = 128, std::vector<std::string> flags = {},
+                      const server::IdentityProvider* identity = nullptr);
   ~TestServer();
 
   engine::Engine& engine() { return *engine_; }
