@@ -43,6 +43,7 @@ absl::StatusOr<std::unique_ptr<LoadedModel>> LoadedModel::Load(const ModelOption
   }
   SPOTD_ASSIGN_OR_RETURN(loaded->backend_,
                          kernels::CreateBackend({options.backend, options.threads}));
+  if (options.wrap_backend) loaded->backend_ = options.wrap_backend(std::move(loaded->backend_));
   SPOTD_ASSIGN_OR_RETURN(auto selector, SelectorFor(options, loaded->source_->config()));
   model::Limits limits;
   limits.max_batch = options.max_batch;
@@ -52,9 +53,11 @@ absl::StatusOr<std::unique_ptr<LoadedModel>> LoadedModel::Load(const ModelOption
                          model::Transformer::Load(loaded->backend_.get(), *loaded->source_,
                                                   std::move(selector), limits));
   const kvstore::KvLayout layout = loaded->transformer_->KvLayoutFor(options.selector_format);
-  const size_t blocks =
-      static_cast<size_t>(options.sequences) *
-      (static_cast<size_t>(options.max_context) / static_cast<size_t>(layout.block_tokens) + 2);
+  const int64_t tokens =
+      options.kv_tokens > 0
+          ? options.kv_tokens
+          : int64_t{options.sequences} * (options.max_context + 2 * layout.block_tokens);
+  const auto blocks = static_cast<size_t>(tokens / layout.block_tokens);
   SPOTD_ASSIGN_OR_RETURN(loaded->store_, kvstore::KvStore::Create(loaded->backend_.get(), layout,
                                                                   blocks * layout.BytesPerBlock()));
   loaded->transformer_->AttachStore(loaded->store_.get());

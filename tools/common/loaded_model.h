@@ -4,6 +4,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <span>
 #include <string>
@@ -29,8 +30,11 @@ struct ModelOptions {
   int32_t max_context = 512;  // tokens of a sequence
   int32_t max_batch = 1;      // sequences in a decode step
   int32_t sequences = 1;      // sequences of max_context tokens the KV store has room for
+  int64_t kv_tokens = 0;      // > 0: room for this many tokens instead
   int32_t chunk = 512;        // prefill chunk
   kernels::SelectorKeyFormat selector_format = kernels::SelectorKeyFormat::kInt4;
+  // Nullable. Puts an instrument in front of the backend that the model will run on.
+  std::function<std::unique_ptr<kernels::Backend>(std::unique_ptr<kernels::Backend>)> wrap_backend;
 };
 
 class LoadedModel {

@@ -1,118 +1,135 @@
 #include "tools/spot_eval/agreement.h"
 
 #include <algorithm>
-#include <cmath>
+#include <utility>
 
 #include "kernels/core/status.h"
+#include "tools/spot_eval/distribution.h"
 
 namespace spotd::eval {
 namespace {
 
-// log softmax of one row, in place.
-void LogSoftmax(std::span<float> row) {
-  const float max = *std::max_element(row.begin(), row.end());
-  double sum = 0;
-  for (const float logit : row) sum += std::exp(static_cast<double>(logit) - max);
-  const auto log_sum = static_cast<float>(max + std::log(sum));
-  for (float& logit : row) logit -= log_sum;
-}
+// Documents side by side, each with one dense row and a row for each policy.
+class TailBatch {
+ public:
+  TailBatch(EvalModel* model, std::span<const Document> documents, const TailOptions& options,
+            std::span<const PolicySpec> policies)
+      : model_(*model), documents_(documents), options_(options), policies_(policies) {
+    dense_.label = "full";
+    results_.assign(documents.size(), std::vector<Agreement>(policies.size()));
+  }
 
-double Kl(std::span<const float> p, std::span<const float> q) {
-  double kl = 0;
-  for (size_t i = 0; i < p.size(); ++i) kl += std::exp(double{p[i]}) * (double{p[i]} - q[i]);
-  return kl;
-}
+  absl::Status Prefill();
+  absl::Status Decode();
+  std::vector<std::vector<Agreement>> TakeResults();
 
-size_t Top(std::span<const float> row) {
-  return static_cast<size_t>(std::max_element(row.begin(), row.end()) - row.begin());
-}
+ private:
+  size_t row_width() const { return policies_.size() + 1; }
+  int32_t TailToken(size_t document, int32_t i) const {
+    return documents_[document].tokens[static_cast<size_t>(options_.end - options_.tail + i)];
+  }
+  void CompareStep(int32_t step);
 
-struct TailRun {
-  std::vector<float> log_probs;  // [tail, vocab]
-  double attended = 0;
-  double visible = 0;
-  double mass = 0;
+  EvalModel& model_;
+  std::span<const Document> documents_;
+  TailOptions options_;
+  std::span<const PolicySpec> policies_;
+  PolicySpec dense_;
+  std::vector<kvstore::BlockTable> prefixes_;
+  std::vector<kvstore::BlockTable> quantised_;
+  std::vector<EvalRow> rows_;  // [documents, 1 + policies], the dense row first
+  std::vector<float> logits_;  // [rows, vocab]
+  std::vector<std::vector<Agreement>> results_;
 };
 
-// Decodes the tail after `prefix`; log_probs[i] predicts the token after tail[i].
-absl::StatusOr<TailRun> DecodeTail(tools::LoadedModel& model, const kvstore::BlockTable& prefix,
-                                   std::span<const int32_t> tail, const model::Policy& policy) {
-  const auto vocab = static_cast<size_t>(model.transformer().config().vocab);
-  TailRun run;
-  run.log_probs.resize(tail.size() * vocab);
-  kvstore::BlockTable table = model.store().Fork(prefix);
-  for (size_t i = 0; i < tail.size(); ++i) {
-    model::DecodeRow row;
-    row.token = tail[i];
-    row.table = &table;
-    row.policy = policy;
-    row.sampling.top_p = 1;
-    row.sampling.repetition_penalty = 1;
-    model::DecodeResult result;
-    const std::span<float> logits(run.log_probs.data() + i * vocab, vocab);
-    SPOTD_RETURN_IF_ERROR(model.store().Reserve(&table, 1));
-    SPOTD_RETURN_IF_ERROR(model.transformer().Decode({&row, 1}, {&result, 1}, logits));
-    model.store().Commit(&table, 1);
-    LogSoftmax(logits);
-    run.attended += static_cast<double>(result.sparsity.blocks_attended);
-    run.visible += static_cast<double>(result.sparsity.blocks_visible);
-    run.mass += result.sparsity.covered_mass;
+absl::Status TailBatch::Prefill() {
+  const auto begin = static_cast<size_t>(options_.end - options_.context);
+  const auto length = static_cast<size_t>(options_.context - options_.tail);
+  std::vector<kvstore::BlockTable*> prefixes;
+  prefixes_.reserve(documents_.size());
+  for (const Document& document : documents_) {
+    kvstore::BlockTable& table = prefixes_.emplace_back(model_.loaded().store().NewTable());
+    const std::span<const int32_t> tokens(document.tokens);
+    SPOTD_RETURN_IF_ERROR(model_.loaded().Prefill(tokens.subspan(begin, length), &table));
+    prefixes.push_back(&table);
   }
-  return run;
+  if (std::any_of(policies_.begin(), policies_.end(),
+                  [](const PolicySpec& spec) { return spec.twilight.has_value(); })) {
+    SPOTD_ASSIGN_OR_RETURN(quantised_, model_.QuantiseKeys(prefixes));
+  }
+  for (const kvstore::BlockTable& prefix : prefixes_) {
+    for (size_t p = 0; p < row_width(); ++p) {
+      EvalRow& row = rows_.emplace_back();
+      row.spec = p == 0 ? &dense_ : &policies_[p - 1];
+      row.table = model_.loaded().store().Fork(prefix);
+    }
+  }
+  return absl::OkStatus();
 }
 
-Agreement Compare(const TailRun& dense, const TailRun& sparse, std::span<const int32_t> tail,
-                  size_t vocab) {
-  Agreement a;
-  const size_t predictions = tail.size() - 1;
-  for (size_t i = 0; i < predictions; ++i) {
-    const std::span<const float> p(dense.log_probs.data() + i * vocab, vocab);
-    const std::span<const float> q(sparse.log_probs.data() + i * vocab, vocab);
-    const auto next = static_cast<size_t>(tail[i + 1]);
-    a.nll -= q[next];
-    a.dense_nll -= p[next];
-    a.kl += Kl(p, q);
-    a.top1 += Top(p) == Top(q) ? 1 : 0;
+absl::Status TailBatch::Decode() {
+  std::vector<EvalRow*> rows;
+  for (EvalRow& row : rows_) rows.push_back(&row);
+  std::vector<int32_t> tokens(rows.size());
+  std::vector<int32_t> next(rows.size());
+  logits_.resize(rows.size() * model_.vocab());
+  // The last token of the tail is predicted, never fed.
+  for (int32_t step = 0; step + 1 < options_.tail; ++step) {
+    for (size_t i = 0; i < rows.size(); ++i) tokens[i] = TailToken(i / row_width(), step);
+    SPOTD_RETURN_IF_ERROR(model_.Step(rows, tokens, next, logits_));
+    CompareStep(step);
   }
-  const auto count = static_cast<double>(predictions);
-  a.nll /= count;
-  a.dense_nll /= count;
-  a.kl /= count;
-  a.top1 /= count;
-  a.density = sparse.attended / sparse.visible;
-  a.covered_mass = sparse.mass / static_cast<double>(tail.size());
-  return a;
+  return absl::OkStatus();
+}
+
+void TailBatch::CompareStep(int32_t step) {
+  const size_t vocab = model_.vocab();
+  const double weight = 1.0 / (options_.tail - 1);
+  const auto logits = [&](size_t row) {
+    return std::span<const float>(&logits_[row * vocab], vocab);
+  };
+  std::vector<std::unique_ptr<Reference>> dense(documents_.size());
+  model_.pool().ParallelFor(
+      static_cast<int64_t>(documents_.size()), 1, [&](int64_t begin, int64_t end, int) {
+        for (auto d = static_cast<size_t>(begin); d < static_cast<size_t>(end); ++d) {
+          dense[d] = std::make_unique<Reference>(logits(d * row_width()));
+        }
+      });
+  const auto compare = [&](size_t pair) {
+    const size_t d = pair / policies_.size();
+    const size_t p = pair % policies_.size();
+    const int32_t token = TailToken(d, step + 1);
+    const auto c = dense[d]->Compare(logits(d * row_width() + 1 + p), token);
+    Agreement& sum = results_[d][p];
+    sum.nll += weight * c.nll;
+    sum.dense_nll += weight * dense[d]->Nll(token);
+    sum.kl += weight * c.kl;
+    sum.top1 += c.same_top ? weight : 0;
+  };
+  model_.pool().ParallelFor(static_cast<int64_t>(documents_.size() * policies_.size()), 1,
+                            [&](int64_t begin, int64_t end, int) {
+                              for (int64_t i = begin; i < end; ++i) compare(static_cast<size_t>(i));
+                            });
+}
+
+std::vector<std::vector<Agreement>> TailBatch::TakeResults() {
+  for (size_t d = 0; d < documents_.size(); ++d) {
+    for (size_t p = 0; p < policies_.size(); ++p) {
+      results_[d][p].reading = std::move(rows_[d * row_width() + 1 + p].reading);
+    }
+  }
+  return std::move(results_);
 }
 
 }  // namespace
 
-absl::StatusOr<std::vector<Agreement>> MeasureAgreement(tools::LoadedModel& model,
-                                                        std::span<const int32_t> document,
-                                                        int32_t context, int32_t tail,
-                                                        std::span<const PolicySpec> policies) {
-  const auto prefix_tokens = static_cast<size_t>(context - tail);
-  kvstore::BlockTable prefix = model.store().NewTable();
-  SPOTD_RETURN_IF_ERROR(model.Prefill(document.first(prefix_tokens), &prefix));
-  const auto tail_tokens = document.subspan(prefix_tokens, static_cast<size_t>(tail));
-  SPOTD_ASSIGN_OR_RETURN(const TailRun dense,
-                         DecodeTail(model, prefix, tail_tokens, model::Policy{}));
-  std::vector<Agreement> results;
-  for (const PolicySpec& spec : policies) {
-    SPOTD_ASSIGN_OR_RETURN(const TailRun run, DecodeTail(model, prefix, tail_tokens, spec.policy));
-    results.push_back(
-        Compare(dense, run, tail_tokens, static_cast<size_t>(model.transformer().config().vocab)));
-  }
-  return results;
-}
-
-Interval MeanInterval(const std::vector<double>& values) {
-  const auto n = static_cast<double>(values.size());
-  double mean = 0;
-  for (const double v : values) mean += v / n;
-  double squares = 0;
-  for (const double v : values) squares += (v - mean) * (v - mean);
-  const double half = values.size() > 1 ? 1.96 * std::sqrt(squares / (n - 1) / n) : 0;
-  return {mean, half};
+absl::StatusOr<std::vector<std::vector<Agreement>>> MeasureAgreement(
+    EvalModel& model, std::span<const Document> documents, const TailOptions& options,
+    std::span<const PolicySpec> policies) {
+  TailBatch batch(&model, documents, options, policies);
+  SPOTD_RETURN_IF_ERROR(batch.Prefill());
+  SPOTD_RETURN_IF_ERROR(batch.Decode());
+  return batch.TakeResults();
 }
 
 }  // namespace spotd::eval

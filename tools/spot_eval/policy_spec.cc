@@ -8,10 +8,35 @@
 namespace spotd::eval {
 namespace {
 
+constexpr float kTwilightSuperset = 0.25f;
+
 absl::Status BadSpec(const std::string& text) {
-  return InvalidArgument(
-      "--policies: '", text,
-      "' is not full, window, quest@SHARE, topk@SHARE, oracle@SHARE, distilled@P or oracle-p@P");
+  return InvalidArgument("--policies: '", text,
+                         "' is not full, window, quest@SHARE, topk@SHARE, oracle@SHARE, "
+                         "distilled@P, oracle-p@P or twilight@P[:SHARE]");
+}
+
+// A number in (0, 1].
+bool ParseShare(const std::string& text, float* number) {
+  const char* const end = text.data() + text.size();
+  const auto [stop, error] = std::from_chars(text.data(), end, *number);
+  return error == std::errc() && stop == end && *number > 0 && *number <= 1;
+}
+
+absl::StatusOr<PolicySpec> ParseTwilight(const std::string& text, const std::string& numbers) {
+  PolicySpec spec;
+  spec.label = text;
+  TwilightRule rule = {0, kTwilightSuperset};
+  const size_t colon = numbers.find(':');
+  if (!ParseShare(numbers.substr(0, colon), &rule.p)) return BadSpec(text);
+  if (colon != std::string::npos && !ParseShare(numbers.substr(colon + 1), &rule.superset)) {
+    return BadSpec(text);
+  }
+  spec.policy.kind = model::PolicyKind::kQuest;
+  spec.policy.fraction = rule.superset;
+  spec.policy.dense_below_tokens = 0;
+  spec.twilight = rule;
+  return spec;
 }
 
 }  // namespace
@@ -19,13 +44,10 @@ absl::Status BadSpec(const std::string& text) {
 absl::StatusOr<PolicySpec> ParsePolicySpec(const std::string& text, int32_t context) {
   const size_t at = text.find('@');
   const std::string name = text.substr(0, at);
-  float number = 0;
   const bool has_number = at != std::string::npos;
-  if (has_number) {
-    const char* end = text.data() + text.size();
-    const auto [stop, error] = std::from_chars(text.data() + at + 1, end, number);
-    if (error != std::errc() || stop != end || !(number > 0 && number <= 1)) return BadSpec(text);
-  }
+  if (name == "twilight" && has_number) return ParseTwilight(text, text.substr(at + 1));
+  float number = 0;
+  if (has_number && !ParseShare(text.substr(at + 1), &number)) return BadSpec(text);
   PolicySpec spec;
   spec.label = text;
   spec.policy.dense_below_tokens = 0;

@@ -16,10 +16,10 @@
 #include <vector>
 
 #include "kernels/cuda/cuda_backend.h"
+#include "kernels/forwarding_backend.h"
 #include "kvstore/kv_store.h"
 #include "runtime/model/selector.h"
 #include "runtime/model/transformer.h"
-#include "tests/runtime/model/forwarding_backend.h"
 #include "tools/common/synthetic_source.h"
 
 namespace spotd {

@@ -11,8 +11,8 @@
 #include <vector>
 
 #include "kernels/core/budget_rule.h"
+#include "kernels/forwarding_backend.h"
 #include "runtime/model/transformer.h"
-#include "tests/runtime/model/forwarding_backend.h"
 #include "tests/runtime/model/model_harness.h"
 
 namespace spotd::model {

@@ -10,8 +10,8 @@
 #include <set>
 #include <vector>
 
+#include "kernels/forwarding_backend.h"
 #include "runtime/model/transformer.h"
-#include "tests/runtime/model/forwarding_backend.h"
 #include "tests/runtime/model/model_harness.h"
 
 namespace {

@@ -1,5 +1,5 @@
-// A backend that hands every operation to another one: tests derive from it to watch a single
-// operation.
+// A backend that hands every operation to another one: tests and instruments derive from it to
+// watch or replace single operations.
 #pragma once
 
 #include <functional>

@@ -1,0 +1,48 @@
+#include "tools/spot_eval/corpus.h"
+
+#include <algorithm>
+#include <filesystem>
+#include <utility>
+
+#include "kernels/core/status.h"
+#include "tools/common/loaded_model.h"
+
+namespace spotd::eval {
+
+absl::StatusOr<std::vector<std::string>> TextFiles(const std::vector<std::string>& paths) {
+  std::vector<std::string> files;
+  for (const std::string& path : paths) {
+    std::error_code error;
+    if (!std::filesystem::exists(path, error)) return NotFound("--text: no such file: ", path);
+    if (!std::filesystem::is_directory(path, error)) {
+      files.push_back(path);
+      continue;
+    }
+    for (const auto& entry : std::filesystem::recursive_directory_iterator(path, error)) {
+      if (entry.is_regular_file(error)) files.push_back(entry.path().string());
+    }
+  }
+  std::sort(files.begin(), files.end());
+  return files;
+}
+
+absl::StatusOr<std::vector<Document>> LoadDocuments(const text::Tokenizer& tokenizer,
+                                                    const std::vector<std::string>& paths,
+                                                    int32_t tokens, int32_t most) {
+  SPOTD_ASSIGN_OR_RETURN(const auto files, TextFiles(paths));
+  std::vector<Document> documents;
+  for (const std::string& path : files) {
+    if (most > 0 && documents.size() == static_cast<size_t>(most)) break;
+    // A token is at least one byte: shorter files are not worth reading.
+    std::error_code error;
+    const auto bytes = std::filesystem::file_size(path, error);
+    if (!error && bytes < static_cast<uintmax_t>(tokens)) continue;
+    SPOTD_ASSIGN_OR_RETURN(auto ids, tools::TokensOfFile(path, tokenizer));
+    if (ids.size() < static_cast<size_t>(tokens)) continue;
+    documents.push_back({std::filesystem::path(path).filename().string(), std::move(ids)});
+  }
+  if (documents.empty()) return InvalidArgument("--text: no file has ", tokens, " tokens");
+  return documents;
+}
+
+}  // namespace spotd::eval

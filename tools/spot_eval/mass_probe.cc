@@ -1,0 +1,130 @@
+#include "tools/spot_eval/mass_probe.h"
+
+#include <algorithm>
+#include <cmath>
+#include <functional>
+#include <utility>
+
+#include "kernels/core/check.h"
+#include "kernels/core/status.h"
+#include "kernels/paged.h"
+
+namespace spotd::eval {
+
+double BestMass(std::span<const float> masses, int32_t blocks, const kernels::BudgetRule& rule,
+                int32_t kv_len, int32_t block_tokens) {
+  const kernels::BudgetPlan plan = kernels::PlanReserved(rule, kv_len, block_tokens);
+  std::vector<double> residual;
+  double reserved = 0;
+  double all = 0;
+  for (int32_t b = 0; b < plan.blocks; ++b) {
+    const double mass = std::exp(static_cast<double>(masses[static_cast<size_t>(b)]));
+    all += mass;
+    if (b >= plan.sink_blocks && b < plan.recent_begin) {
+      residual.push_back(mass);
+    } else {
+      reserved += mass;
+    }
+  }
+  const auto take =
+      std::min(residual.size(), static_cast<size_t>(std::max(0, blocks - plan.reserved())));
+  std::nth_element(residual.begin(), residual.begin() + static_cast<std::ptrdiff_t>(take),
+                   residual.end(), std::greater<>());
+  for (size_t i = 0; i < take; ++i) reserved += residual[i];
+  return reserved / all;
+}
+
+MassProbe::MassProbe(std::unique_ptr<kernels::Backend> backend)
+    : ForwardingBackend(std::move(backend)), reader_(&inner()) {}
+
+void MassProbe::WatchStep(std::vector<Row> rows) {
+  rows_ = std::move(rows);
+  choices_.clear();
+  watching_ = true;
+}
+
+void MassProbe::RunStep(uint64_t key, const std::function<void()>& issue) {
+  if (!watching_) return inner().RunStep(key, issue);
+  issue();
+  watching_ = false;
+}
+
+absl::Status MassProbe::Synchronize() {
+  SPOTD_RETURN_IF_ERROR(failure_);
+  return inner().Synchronize();
+}
+
+void MassProbe::AppendKv(const kernels::AppendKvArgs& args) {
+  inner().AppendKv(args);
+  next_row_ = 0;
+}
+
+void MassProbe::Select(const kernels::SelectArgs& args) {
+  inner().Select(args);
+  believed_ = args.covered_mass;
+}
+
+void MassProbe::Attend(const kernels::AttendArgs& args) {
+  inner().Attend(args);
+  if (!watching_) return;
+  const auto rows = static_cast<size_t>(args.batch.num_seqs);
+  SPOTD_CHECK(next_row_ + rows <= rows_.size());
+  Lists lists;
+  if (args.selected != nullptr) {
+    if (const absl::Status status = Read(args, &lists); !status.ok()) {
+      if (failure_.ok()) failure_ = status;
+      return;
+    }
+  }
+  for (size_t i = 0; i < rows; ++i) {
+    const Row& row = rows_[next_row_ + i];
+    if (args.selected != nullptr) {
+      choices_.push_back(Judge(lists, i, row, args.layer.block_tokens));
+    } else {
+      const double blocks = kernels::NumBlocks(row.kv_len, args.layer.block_tokens);
+      choices_.push_back({blocks, blocks, 1, 1, 1});
+    }
+  }
+  next_row_ += rows;
+}
+
+absl::Status MassProbe::Read(const kernels::AttendArgs& args, Lists* lists) {
+  const kernels::OracleScoreArgs score = {
+      args.batch, args.layer, args.q_heads, args.scale, args.q, nullptr, args.batch.table_stride};
+  const bool shared = args.groups == 1;
+  SPOTD_RETURN_IF_ERROR(shared ? reader_.ReadShared(score, &lists->masses)
+                               : reader_.ReadPerKvHead(score, {}, &lists->masses));
+  lists->groups = static_cast<size_t>(args.groups);
+  lists->stride = static_cast<size_t>(args.batch.table_stride);
+  lists->selected_stride = static_cast<size_t>(args.selected_stride);
+  const size_t choices = static_cast<size_t>(args.batch.num_seqs) * lists->groups;
+  lists->selected = ToHost(inner(), args.selected, choices * lists->selected_stride);
+  lists->counts = ToHost(inner(), args.counts, choices);
+  lists->believed = ToHost(inner(), believed_, choices);
+  return inner().Synchronize();
+}
+
+ChoiceMass MassProbe::Judge(const Lists& lists, size_t row_of_range, const Row& row,
+                            int32_t block_tokens) const {
+  const int32_t visible = kernels::NumBlocks(row.kv_len, block_tokens);
+  ChoiceMass mean = {0, static_cast<double>(visible), 0, 0, 0};
+  const double share = 1.0 / static_cast<double>(lists.groups);
+  for (size_t group = 0; group < lists.groups; ++group) {
+    const size_t choice = row_of_range * lists.groups + group;
+    const std::span<const float> masses(&lists.masses[choice * lists.stride],
+                                        static_cast<size_t>(visible));
+    double chosen = 0;
+    for (int32_t i = 0; i < lists.counts[choice]; ++i) {
+      const int32_t block = lists.selected[choice * lists.selected_stride + static_cast<size_t>(i)];
+      chosen += std::exp(static_cast<double>(masses[static_cast<size_t>(block)]));
+    }
+    mean.chosen_blocks += share * lists.counts[choice];
+    mean.mass += share * chosen;
+    mean.oracle +=
+        share * BestMass(masses, lists.counts[choice], row.rule, row.kv_len, block_tokens);
+    mean.believed += share * static_cast<double>(lists.believed[choice]);
+  }
+  return mean;
+}
+
+}  // namespace spotd::eval

@@ -1,0 +1,210 @@
+"""From the results of spot-eval to the tables of docs/quality.md. Plain Python, no packages."""
+import json
+import math
+import pathlib
+import re
+
+# SELECTOR quality floors: (what, limit at the target lengths). A model is judged at its longest context.
+FLOORS = {
+    "smollm2": {"density": 0.15, "kl": 0.008, "ppl": 0.006, "oracle": 0.995, "quest": 1 / 3},
+    "qwen2.5-coder": {"density": 0.10, "kl": 0.015, "ppl": 0.005, "oracle": 0.985, "quest": 1 / 2},
+}
+
+
+def load(folder: pathlib.Path) -> dict:
+    """{model name: {task: report}} of the files NAME-TASK.json."""
+    results = {}
+    for path in sorted(folder.glob("*.json")):
+        for task in ("needle-keys", "ppl", "mass", "needle", "track", "qa"):
+            if path.stem.endswith("-" + task):
+                results.setdefault(path.stem.removesuffix("-" + task), {})[task] = json.loads(path.read_text())
+                break
+    return results
+
+
+def longest(report: dict) -> int:
+    return max(row["context"] for row in report["rows"])
+
+
+def find(report: dict, policy: str, context: int, keys: str = "int4") -> dict | None:
+    for row in report["rows"]:
+        if row["policy"] == policy and row["context"] == context and row["keys"] in ("", keys):
+            return row
+    return None
+
+
+def curve(report: dict, name: str, context: int, keys: str = "int4") -> list:
+    """The rows of one kind of policy at one context, by density."""
+    rows = [r for r in report["rows"]
+            if r["policy"].split("@")[0] == name and r["context"] == context and r["keys"] in ("", keys)]
+    return sorted(rows, key=lambda r: r["density"])
+
+
+def interpolate(rows: list, x: str, y: str, at: float, log_y: bool = True) -> float | None:
+    """y at x = `at`, linear between neighbours (in log y); None outside the measured range."""
+    points = sorted((r[x], r[y]) for r in rows)
+    for (x0, y0), (x1, y1) in zip(points, points[1:]):
+        if x0 <= at <= x1 and x1 > x0:
+            t = (at - x0) / (x1 - x0)
+            if log_y and y0 > 0 and y1 > 0:
+                return math.exp(math.log(y0) * (1 - t) + math.log(y1) * t)
+            return y0 * (1 - t) + y1 * t
+    return None
+
+
+def at_equal_kl(rows: list, what: str, kl: float) -> float | None:
+    """`what` where the curve reaches this KL: linear in log KL; None outside the measured range."""
+    points = sorted((math.log(max(r["kl"], 1e-9)), r[what]) for r in rows)
+    at = math.log(kl)
+    for (k0, w0), (k1, w1) in zip(points, points[1:]):
+        if k0 <= at <= k1 and k1 > k0:
+            return w0 + (w1 - w0) * (at - k0) / (k1 - k0)
+    return None
+
+
+def percent(nll: float) -> str:
+    return f"{100 * math.expm1(nll):+.2f}%"
+
+
+def table(head: list, rows: list) -> str:
+    lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
+    return "\n".join(lines + ["| " + " | ".join(str(cell) for cell in row) + " |" for row in rows])
+
+
+def policies_table(report: dict) -> str:
+    rows = []
+    for row in report["rows"]:
+        if row["context"] != longest(report):
+            continue
+        rows.append([row["policy"], row["keys"], f"{row['density']:.3f}", f"{row['bytes']:.3f}",
+                     f"{row['kl']:.4f} ± {row['kl_ci95']:.4f}", f"{row['top1']:.3f}",
+                     f"{percent(row['nll_delta'])} ± {100 * row['nll_delta_ci95']:.2f}%"])
+    return table(["policy", "keys", "density", "bytes read", "KL to dense", "top-1", "perplexity"], rows)
+
+
+def context_table(report: dict) -> str:
+    contexts = sorted({row["context"] for row in report["rows"]})
+    rows = []
+    for policy in ("distilled@0.8", "topk@0.10", "topk@0.15", "quest@0.15", "twilight@0.85", "oracle@0.15", "window"):
+        found = [find(report, policy, context) for context in contexts]
+        if any(found):
+            rows.append([policy] + [f"{r['density']:.3f}: {r['kl']:.4f}" if r else "" for r in found])
+    return table(["policy (density: KL)"] + [f"{c} tokens" for c in contexts], rows)
+
+
+def keys_table(report: dict) -> str:
+    context = longest(report)
+    dim = report.get("selector_dim", 0)
+    size = {"bf16": 2 * dim, "int4": dim // 2 + dim // 32 * 2, "fp4": dim // 2 + dim // 16}
+    rows = []
+    for policy in sorted({r["policy"] for r in report["rows"] if r["keys"]}):
+        bf16 = find(report, policy, context, "bf16")
+        cells = [policy, f"{bf16['kl']:.4f}"]
+        for keys in ("int4", "fp4"):
+            row = find(report, policy, context, keys)
+            cells.append(f"{row['kl']:.4f} ({100 * (row['kl'] / bf16['kl'] - 1):+.1f}%)" if row else "")
+        rows.append(cells)
+    bytes_row = ["bytes of a key", str(size["bf16"])]
+    for keys in ("int4", "fp4"):
+        bytes_row.append(f"{size[keys]} ({size['bf16'] / size[keys]:.2f}x smaller)" if dim else "")
+    return table(["KL to dense", "bf16", "int4", "fp4"], rows + [bytes_row])
+
+
+def twilight_table(report: dict) -> str:
+    """What others read where they lose as much as each setting of the emulated Twilight."""
+    context = longest(report)
+    rows = []
+    for row in curve(report, "twilight", context):
+        cells = [row["policy"], f"{row['kl']:.4f}", f"{row['bytes']:.3f}"]
+        for name in ("distilled", "topk", "quest"):
+            other = at_equal_kl(curve(report, name, context), "bytes", row["kl"])
+            cells.append(f"{other:.3f} ({row['bytes'] / other:.2f}x)" if other else "outside the range")
+        rows.append(cells)
+    return table(["Twilight, emulated", "KL", "bytes read", "distilled at this KL (Twilight / it)", "topk", "quest"], rows)
+
+
+def mass_table(report: dict) -> str:
+    rows = []
+    for row in report["rows"]:
+        if row["keys"] == "" and row["policy"] == "window":
+            continue
+        layers = row["layers"]["mass"]
+        worst = min(range(len(layers)), key=lambda i: layers[i])
+        rows.append([row["policy"], row["context"], f"{row['density']:.3f}", f"{row['mass']:.4f}", f"{row['oracle_share']:.4f}",
+                     f"{layers[worst]:.3f} (layer {worst})", f"{row['believed_mass']:.4f}",
+                     f"{100 * row['reliability']['calibration_error']:.1f}"])
+    return table(["policy", "context", "density", "true mass", "of the oracle's", "worst layer", "believed mass",
+                  "calibration error, points"], rows)
+
+
+def retrieval_table(reports: list) -> str:
+    rows = []
+    for report in reports:
+        for row in report["rows"]:
+            if "depth" in row:
+                continue
+            low, high = row["difference"] - row["difference_ci95"], row["difference"] + row["difference_ci95"]
+            if row["dense_score"] < 0.5:
+                verdict = "not judged: dense below 0.5"
+            else:
+                verdict = "equal" if low <= 0 <= high else ("worse" if high < 0 else "better")
+            rows.append([row["task"], row["context"], row["policy"], f"{row['density']:.3f}", f"{row['dense_score']:.2f}",
+                         f"{row['score']:.2f}", f"{row['difference']:+.3f} ± {row['difference_ci95']:.3f}",
+                         f"{row['same_reply']:.2f}", verdict])
+    return table(["task", "context", "policy", "density", "dense", "score", "difference", "same reply", "against dense"], rows)
+
+
+def verdict(met: bool) -> str:
+    return "met" if met else "**not met**"
+
+
+def floors_table(name: str, tasks: dict) -> str:
+    """Every floor of the selector's quality table against what was measured at the longest context."""
+    floor = next((f for key, f in FLOORS.items() if name.startswith(key)), None)
+    if floor is None or "ppl" not in tasks:
+        return "No floors are set for this model."
+    report = tasks["ppl"]
+    context = longest(report)
+    rows = []
+    for policy in judged_policies(report, context, floor["density"]):
+        row = find(report, policy, context)
+        upper = math.expm1(row["nll_delta"] + row["nll_delta_ci95"])
+        rows.append([policy, "density", f"<= {floor['density']}", f"{row['density']:.3f}", verdict(row["density"] <= floor["density"])])
+        rows.append(["", "KL to dense", f"<= {floor['kl']}", f"{row['kl']:.4f} ± {row['kl_ci95']:.4f}", verdict(row["kl"] <= floor["kl"])])
+        rows.append(["", "perplexity, upper end of the interval", f"<= {100 * floor['ppl']:+.1f}%",
+                     f"{percent(row['nll_delta'])}, up to {100 * upper:+.2f}%", verdict(upper <= floor["ppl"])])
+        mass = find(tasks["mass"], policy, context) if "mass" in tasks else None
+        if mass:
+            rows.append(["", "share of the oracle's mass", f">= {floor['oracle']}", f"{mass['oracle_share']:.4f}",
+                         verdict(mass["oracle_share"] >= floor["oracle"])])
+        quest = interpolate(curve(report, "quest", context), "density", "kl", row["density"])
+        if quest:
+            rows.append(["", "KL / Quest's at equal density", f"<= {floor['quest']:.2f}", f"{row['kl'] / quest:.2f}",
+                         verdict(row["kl"] / quest <= floor["quest"])])
+    return table(["policy", "what", "floor", "measured", ""], rows)
+
+
+def judged_policies(report: dict, context: int, density: float) -> list:
+    """The default policy, and the selector's best one within the density."""
+    within = [r for r in report["rows"] if r["context"] == context and r["keys"] == "int4" and r["density"] <= density + 5e-4]
+    best = min(within, key=lambda r: r["kl"])["policy"] if within else None
+    return list(dict.fromkeys(p for p in ("distilled@0.8", best) if p))
+
+
+def write(results: dict, path: pathlib.Path) -> None:
+    """Replaces what stands between <!-- NAME:PART --> and <!-- end -->."""
+    text = path.read_text(encoding="utf-8")
+    for name, tasks in results.items():
+        parts = {"floors": floors_table(name, tasks)}
+        if "ppl" in tasks:
+            parts |= {"policies": policies_table(tasks["ppl"]), "contexts": context_table(tasks["ppl"]),
+                      "keys": keys_table(tasks["ppl"]), "twilight": twilight_table(tasks["ppl"])}
+        if "mass" in tasks:
+            parts["mass"] = mass_table(tasks["mass"])
+        answers = [tasks[t] for t in ("needle", "track", "qa") if t in tasks]
+        if answers:
+            parts["retrieval"] = retrieval_table(answers)
+        for part, body in parts.items():
+            place = re.compile(rf"(<!-- {re.escape(name)}:{part} -->\n).*?(<!-- end -->)", re.DOTALL)
+            text = place.sub(lambda m, body=body: m.group(1) + body + "\n" + m.group(2), text)
+    path.write_text(text, encoding="utf-8")
