@@ -23,7 +23,7 @@ def save(figure, path: pathlib.Path) -> None:
     path.write_text("\n".join(line.rstrip() for line in path.read_text().splitlines()) + "\n")
 
 
-def draw_curves(name, report, folder):
+def draw_curves(name, report, emulated, folder):
     """KL against density, and against bytes read, of every policy at the longest context."""
     context = longest(report)
     figure, axes = plt.subplots(1, 2, figsize=(10, 4), sharey=True)
@@ -31,7 +31,8 @@ def draw_curves(name, report, folder):
         for policy, (color, marker) in STYLES.items():
             if x == "bytes" and policy == "oracle":
                 continue  # it reads every key to choose
-            rows = curve(report, policy, context)
+            rows = curve(emulated if policy == "twilight" else report, policy, context) if emulated or policy != "twilight" else []
+            rows = [r for r in rows if ":" not in r["policy"]]
             if rows:
                 axis.plot([r[x] for r in rows], [r["kl"] for r in rows], color=color, marker=marker, label=policy, ms=4)
         axis.set_yscale("log")
@@ -137,8 +138,9 @@ def draw_all(results: dict, folder: pathlib.Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     for name, tasks in results.items():
         if "ppl" in tasks:
-            draw_curves(name, tasks["ppl"], folder)
-            draw_keys(name, tasks["ppl"], folder)
+            draw_curves(name, tasks["ppl"], tasks.get("twilight"), folder)
+        if "keys" in tasks:
+            draw_keys(name, tasks["keys"], folder)
         if "mass" in tasks:
             draw_layers(name, tasks["mass"], folder)
             draw_mass(name, tasks["mass"], folder)

@@ -15,7 +15,7 @@ def load(folder: pathlib.Path) -> dict:
     """{model name: {task: report}} of the files NAME-TASK.json."""
     results = {}
     for path in sorted(folder.glob("*.json")):
-        for task in ("needle-keys", "ppl", "mass", "needle", "track", "qa"):
+        for task in ("needle-keys", "mass-keys", "keys", "twilight", "ppl", "mass", "needle", "track", "qa"):
             if path.stem.endswith("-" + task):
                 results.setdefault(path.stem.removesuffix("-" + task), {})[task] = json.loads(path.read_text())
                 break
@@ -92,29 +92,46 @@ def context_table(report: dict) -> str:
     return table(["policy (density: KL)"] + [f"{c} tokens" for c in contexts], rows)
 
 
-def keys_table(report: dict) -> str:
+def keys_table(report: dict, mass: dict | None, needle: dict | None) -> str:
+    """KL, covered mass and needles with int4 and fp4 keys against bf16 keys."""
     context = longest(report)
-    dim = report.get("selector_dim", 0)
+    dim = report["selector_dim"]
     size = {"bf16": 2 * dim, "int4": dim // 2 + dim // 32 * 2, "fp4": dim // 2 + dim // 16}
     rows = []
-    for policy in sorted({r["policy"] for r in report["rows"] if r["keys"]}):
-        bf16 = find(report, policy, context, "bf16")
-        cells = [policy, f"{bf16['kl']:.4f}"]
-        for keys in ("int4", "fp4"):
-            row = find(report, policy, context, keys)
-            cells.append(f"{row['kl']:.4f} ({100 * (row['kl'] / bf16['kl'] - 1):+.1f}%)" if row else "")
-        rows.append(cells)
-    bytes_row = ["bytes of a key", str(size["bf16"])]
-    for keys in ("int4", "fp4"):
-        bytes_row.append(f"{size[keys]} ({size['bf16'] / size[keys]:.2f}x smaller)" if dim else "")
-    return table(["KL to dense", "bf16", "int4", "fp4"], rows + [bytes_row])
+    for policy in dict.fromkeys(r["policy"] for r in report["rows"] if r["keys"]):
+        kl = {keys: find(report, policy, context, keys)["kl"] for keys in size}
+        rows.append([f"KL, {policy}", f"{kl['bf16']:.4f}"] +
+                    [f"{kl[k]:.4f} ({100 * (kl[k] / kl['bf16'] - 1):+.1f}%)" for k in ("int4", "fp4")])
+    for policy in dict.fromkeys(r["policy"] for r in mass["rows"]) if mass else ():
+        covered = {keys: find(mass, policy, context, keys)["mass"] for keys in size}
+        rows.append([f"covered mass, {policy}", f"{covered['bf16']:.4f}"] +
+                    [f"{covered[k]:.4f} ({100 * (covered[k] - covered['bf16']):+.2f} points)" for k in ("int4", "fp4")])
+    for task in dict.fromkeys(r["task"] for r in needle["rows"]) if needle else ():
+        score = {r["keys"]: r["score"] for r in needle["rows"] if r["task"] == task and "depth" not in r}
+        rows.append([f"needle {task}, distilled@0.8"] + [f"{score[k]:.3f}" for k in size])
+    rows.append(["bytes of a key", str(size["bf16"])] + [f"{size[k]} ({size['bf16'] / size[k]:.2f}x smaller)" for k in ("int4", "fp4")])
+    return table(["", "bf16", "int4", "fp4"], rows)
 
 
-def twilight_table(report: dict) -> str:
+def budget_table(report: dict) -> str:
+    """KL of each way to spend the same bytes, at the longest context."""
+    context = longest(report)
+    shares = (0.10, 0.125, 0.15, 0.20, 0.25)
+    rows = []
+    for name in dict.fromkeys(r["policy"].split("@")[0] for r in report["rows"]):
+        points = curve(report, name, context)
+        if len(points) < 2 or name.startswith("oracle"):
+            continue
+        kls = [interpolate(points, "bytes", "kl", share) for share in shares]
+        rows.append([name] + [f"{kl:.4f}" if kl else "" for kl in kls])
+    return table(["KL where this share of the dense bytes is read"] + [f"{100 * s:g}%" for s in shares], rows)
+
+
+def twilight_table(emulated: dict, report: dict) -> str:
     """What others read where they lose as much as each setting of the emulated Twilight."""
     context = longest(report)
     rows = []
-    for row in curve(report, "twilight", context):
+    for row in curve(emulated, "twilight", context):
         cells = [row["policy"], f"{row['kl']:.4f}", f"{row['bytes']:.3f}"]
         for name in ("distilled", "topk", "quest"):
             other = at_equal_kl(curve(report, name, context), "bytes", row["kl"])
@@ -198,7 +215,11 @@ def write(results: dict, path: pathlib.Path) -> None:
         parts = {"floors": floors_table(name, tasks)}
         if "ppl" in tasks:
             parts |= {"policies": policies_table(tasks["ppl"]), "contexts": context_table(tasks["ppl"]),
-                      "keys": keys_table(tasks["ppl"]), "twilight": twilight_table(tasks["ppl"])}
+                      "budgets": budget_table(tasks["ppl"])}
+        if "ppl" in tasks and "twilight" in tasks:
+            parts["twilight"] = twilight_table(tasks["twilight"], tasks["ppl"])
+        if "keys" in tasks:
+            parts["keys"] = keys_table(tasks["keys"], tasks.get("mass-keys"), tasks.get("needle-keys"))
         if "mass" in tasks:
             parts["mass"] = mass_table(tasks["mass"])
         answers = [tasks[t] for t in ("needle", "track", "qa") if t in tasks]

@@ -1,0 +1,84 @@
+#!/usr/bin/env python3
+"""Tests the arithmetic between spot-eval's results and docs/quality.md (tools/spot_eval/quality_tables.py)."""
+import math
+import pathlib
+import sys
+import tempfile
+import unittest
+
+ROOT = pathlib.Path(__file__).resolve().parents[3]
+sys.path.insert(0, str(ROOT / "tools/spot_eval"))
+import quality_tables as tables  # noqa: E402
+
+
+def row(policy, keys, density, kl, **more):
+    return {"policy": policy, "keys": keys, "context": 8192, "documents": 4, "density": density, "bytes": density + 0.05, "kl": kl,
+            "kl_ci95": kl / 5, "top1": 0.95, "nll_delta": 0.002, "nll_delta_ci95": 0.001, "believed_mass": 0.9, **more}
+
+
+def report(*rows):
+    return {"schema": "spot-eval/1", "selector_dim": 64, "rows": list(rows)}
+
+
+class QualityTest(unittest.TestCase):
+    def setUp(self):
+        self.ppl = report(row("distilled@0.7", "int4", 0.12, 0.012), row("distilled@0.8", "int4", 0.18, 0.006),
+                          row("quest@0.10", "", 0.10, 0.04), row("quest@0.20", "", 0.20, 0.01), row("window", "", 0.05, 0.3))
+
+    def test_interpolates_in_the_logarithm(self):
+        points = [{"x": 0.1, "y": 0.04}, {"x": 0.2, "y": 0.01}]
+        self.assertAlmostEqual(tables.interpolate(points, "x", "y", 0.15), 0.02)
+        self.assertAlmostEqual(tables.interpolate(points, "x", "y", 0.15, log_y=False), 0.025)
+        self.assertIsNone(tables.interpolate(points, "x", "y", 0.21))
+
+    def test_equal_kl(self):
+        quest = tables.curve(self.ppl, "quest", 8192)
+        self.assertAlmostEqual(tables.at_equal_kl(quest, "density", 0.02), 0.15)
+        self.assertIsNone(tables.at_equal_kl(quest, "density", 0.005))
+
+    def test_floors_judge_the_default_and_the_best_within_the_density(self):
+        text = tables.floors_table("smollm2-135m", {"ppl": self.ppl})
+        self.assertIn("| distilled@0.8 | density | <= 0.15 | 0.180 | **not met** |", text)
+        self.assertIn("| distilled@0.7 | density | <= 0.15 | 0.120 | met |", text)
+        # Quest's KL at density 0.18: e^(log .04 + .8 (log .01 - log .04)).
+        quest = math.exp(math.log(0.04) + 0.8 * math.log(0.25))
+        self.assertIn(f"| {0.006 / quest:.2f} | **not met** |", text)
+        self.assertIn("up to +0.30%", text)
+
+    def test_twilight_is_compared_at_equal_kl(self):
+        emulated = report(row("twilight@0.9", "", 0.2, 0.02))
+        text = tables.twilight_table(emulated, self.ppl)
+        # Quest reads 0.20 of the bytes at KL 0.02; the selector does not get that bad here.
+        self.assertIn("0.200 (1.25x)", text)
+        self.assertIn("outside the range", text)
+
+    def test_keys(self):
+        keys = report(row("topk@0.10", "bf16", 0.1, 0.02), row("topk@0.10", "int4", 0.1, 0.021), row("topk@0.10", "fp4", 0.1, 0.019))
+        text = tables.keys_table(keys, None, None)
+        self.assertIn("| KL, topk@0.10 | 0.0200 | 0.0210 (+5.0%) | 0.0190 (-5.0%) |", text)
+        self.assertIn("| bytes of a key | 128 | 36 (3.56x smaller) | 36 (3.56x smaller) |", text)
+
+    def test_retrieval_verdicts(self):
+        def answers(task, dense, difference, width):
+            return {"task": task, "policy": "window", "keys": "", "context": 8192, "prompts": 9, "dense_score": dense, "density": 0.1,
+                    "score": dense + difference, "difference": difference, "difference_ci95": width, "same_reply": 0.5}
+        text = tables.retrieval_table([report(answers("qa", 0.9, -0.1, 0.2), answers("track", 0.8, -0.3, 0.1), answers("single", 0.3, 0, 0))])
+        self.assertRegex(text, r"\| qa .*\| equal \|")
+        self.assertRegex(text, r"\| track .*\| worse \|")
+        self.assertRegex(text, r"\| single .*\| not judged: dense below 0.5 \|")
+
+    def test_writes_between_the_marks_only(self):
+        with tempfile.TemporaryDirectory() as folder:
+            page = pathlib.Path(folder, "quality.md")
+            page.write_text("before\n<!-- smollm2:floors -->\nold\n<!-- end -->\nafter\n<!-- other:floors -->\nkept\n<!-- end -->\n")
+            tables.write({"smollm2": {"ppl": self.ppl}}, page)
+            text = page.read_text()
+            self.assertNotIn("old", text)
+            self.assertIn("kept", text)
+            self.assertTrue(text.startswith("before\n<!-- smollm2:floors -->\n| policy |"))
+            tables.write({"smollm2": {"ppl": self.ppl}}, page)
+            self.assertEqual(page.read_text(), text)
+
+
+if __name__ == "__main__":
+    unittest.main()
