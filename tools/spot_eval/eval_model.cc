@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <array>
 #include <numeric>
+#include <thread>
 #include <utility>
 
 #include "kernels/core/check.h"
@@ -36,16 +37,18 @@ void RoundToInt4(Bf16* key, int32_t dim) {
 
 absl::StatusOr<std::unique_ptr<EvalModel>> EvalModel::Load(const tools::ModelOptions& options) {
   std::unique_ptr<EvalModel> model(new EvalModel());
+  model->pool_ = std::make_unique<ThreadPool>(
+      options.threads > 0 ? options.threads
+                          : std::max(1, static_cast<int>(std::thread::hardware_concurrency())));
   tools::ModelOptions with_instruments = options;
   with_instruments.wrap_backend = [&model](std::unique_ptr<kernels::Backend> backend) {
     auto twilight = std::make_unique<TwilightBackend>(std::move(backend));
     model->twilight_ = twilight.get();
-    auto probe = std::make_unique<MassProbe>(std::move(twilight));
+    auto probe = std::make_unique<MassProbe>(std::move(twilight), model->pool_.get());
     model->probe_ = probe.get();
     return probe;
   };
   SPOTD_ASSIGN_OR_RETURN(model->loaded_, tools::LoadedModel::Load(with_instruments));
-  model->pool_ = std::make_unique<ThreadPool>(model->loaded_->threads());
   return model;
 }
 
@@ -164,19 +167,27 @@ void EvalModel::QuantiseLayer(int32_t layer, std::span<const std::pair<int32_t, 
   const kernels::KvLayer view = store.LayerView(layer);
   const size_t block_elements = layout.KvBlockBytes() / sizeof(Bf16);
   const size_t key_elements = block_elements / 2;  // K before V
-  std::vector<Bf16> kv = ToHost(loaded_->backend(), static_cast<const Bf16*>(view.kv),
-                                static_cast<size_t>(view.num_blocks) * block_elements);
+  // Only the stretch of the array that the blocks lie in.
+  int32_t low = view.num_blocks;
+  int32_t high = 0;
+  for (const auto& [from, to] : blocks) {
+    low = std::min({low, from, to});
+    high = std::max({high, from + 1, to + 1});
+  }
+  Bf16* const device = static_cast<Bf16*>(view.kv) + static_cast<size_t>(low) * block_elements;
+  std::vector<Bf16> kv =
+      ToHost(loaded_->backend(), device, static_cast<size_t>(high - low) * block_elements);
   pool_->ParallelFor(static_cast<int64_t>(blocks.size()), 16, [&](int64_t begin, int64_t end, int) {
     for (int64_t i = begin; i < end; ++i) {
       const auto [from, to] = blocks[static_cast<size_t>(i)];
-      Bf16* const keys = &kv[static_cast<size_t>(to) * block_elements];
-      std::copy_n(&kv[static_cast<size_t>(from) * block_elements], key_elements, keys);
+      Bf16* const keys = &kv[static_cast<size_t>(to - low) * block_elements];
+      std::copy_n(&kv[static_cast<size_t>(from - low) * block_elements], key_elements, keys);
       for (size_t at = 0; at < key_elements; at += static_cast<size_t>(layout.head_dim)) {
         RoundToInt4(keys + at, layout.head_dim);
       }
     }
   });
-  loaded_->backend().Upload(view.kv, kv.data(), kv.size() * sizeof(Bf16));
+  loaded_->backend().Upload(device, kv.data(), kv.size() * sizeof(Bf16));
 }
 
 }  // namespace spotd::eval

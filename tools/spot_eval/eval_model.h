@@ -82,8 +82,8 @@ class EvalModel {
   void RecordChoices(std::span<EvalRow* const> rows);
   void QuantiseLayer(int32_t layer, std::span<const std::pair<int32_t, int32_t>> blocks);
 
+  std::unique_ptr<ThreadPool> pool_;  // outlives the probe in loaded_
   std::unique_ptr<tools::LoadedModel> loaded_;
-  std::unique_ptr<ThreadPool> pool_;
   TwilightBackend* twilight_ = nullptr;  // both belong to loaded_
   MassProbe* probe_ = nullptr;
   bool probing_ = false;

@@ -18,7 +18,7 @@ double BestMass(std::span<const float> masses, int32_t blocks, const kernels::Bu
   double reserved = 0;
   double all = 0;
   for (int32_t b = 0; b < plan.blocks; ++b) {
-    const double mass = std::exp(static_cast<double>(masses[static_cast<size_t>(b)]));
+    const auto mass = static_cast<double>(masses[static_cast<size_t>(b)]);
     all += mass;
     if (b >= plan.sink_blocks && b < plan.recent_begin) {
       residual.push_back(mass);
@@ -34,8 +34,8 @@ double BestMass(std::span<const float> masses, int32_t blocks, const kernels::Bu
   return reserved / all;
 }
 
-MassProbe::MassProbe(std::unique_ptr<kernels::Backend> backend)
-    : ForwardingBackend(std::move(backend)), reader_(&inner()) {}
+MassProbe::MassProbe(std::unique_ptr<kernels::Backend> backend, ThreadPool* pool)
+    : ForwardingBackend(std::move(backend)), reader_(&inner()), pool_(pool) {}
 
 void MassProbe::WatchStep(std::vector<Row> rows) {
   rows_ = std::move(rows);
@@ -76,15 +76,17 @@ void MassProbe::Attend(const kernels::AttendArgs& args) {
       return;
     }
   }
-  for (size_t i = 0; i < rows; ++i) {
+  const size_t first = choices_.size();
+  choices_.resize(first + rows);
+  const auto judge = [&](size_t i) {
     const Row& row = rows_[next_row_ + i];
-    if (args.selected != nullptr) {
-      choices_.push_back(Judge(lists, i, row, args.layer.block_tokens));
-    } else {
-      const double blocks = kernels::NumBlocks(row.kv_len, args.layer.block_tokens);
-      choices_.push_back({blocks, blocks, 1, 1, 1});
-    }
-  }
+    const double blocks = kernels::NumBlocks(row.kv_len, args.layer.block_tokens);
+    choices_[first + i] = args.selected != nullptr ? Judge(lists, i, row, args.layer.block_tokens)
+                                                   : ChoiceMass{blocks, blocks, 1, 1, 1};
+  };
+  pool_->ParallelFor(static_cast<int64_t>(rows), 1, [&](int64_t begin, int64_t end, int) {
+    for (int64_t i = begin; i < end; ++i) judge(static_cast<size_t>(i));
+  });
   next_row_ += rows;
 }
 
@@ -101,7 +103,14 @@ absl::Status MassProbe::Read(const kernels::AttendArgs& args, Lists* lists) {
   lists->selected = ToHost(inner(), args.selected, choices * lists->selected_stride);
   lists->counts = ToHost(inner(), args.counts, choices);
   lists->believed = ToHost(inner(), believed_, choices);
-  return inner().Synchronize();
+  SPOTD_RETURN_IF_ERROR(inner().Synchronize());
+  // What lies behind a row's last block was never written; nothing reads it.
+  pool_->ParallelFor(static_cast<int64_t>(lists->masses.size()), 4096,
+                     [lists](int64_t begin, int64_t end, int) {
+                       for (auto i = static_cast<size_t>(begin); i < static_cast<size_t>(end); ++i)
+                         lists->masses[i] = std::exp(lists->masses[i]);
+                     });
+  return absl::OkStatus();
 }
 
 ChoiceMass MassProbe::Judge(const Lists& lists, size_t row_of_range, const Row& row,
@@ -116,7 +125,7 @@ ChoiceMass MassProbe::Judge(const Lists& lists, size_t row_of_range, const Row& 
     double chosen = 0;
     for (int32_t i = 0; i < lists.counts[choice]; ++i) {
       const int32_t block = lists.selected[choice * lists.selected_stride + static_cast<size_t>(i)];
-      chosen += std::exp(static_cast<double>(masses[static_cast<size_t>(block)]));
+      chosen += static_cast<double>(masses[static_cast<size_t>(block)]);
     }
     mean.chosen_blocks += share * lists.counts[choice];
     mean.mass += share * chosen;

@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "absl/status/status.h"
+#include "kernels/core/thread_pool.h"
 #include "kernels/forwarding_backend.h"
 #include "tools/spot_eval/block_masses.h"
 
@@ -27,7 +28,8 @@ struct ChoiceMass {
 
 class MassProbe : public kernels::ForwardingBackend {
  public:
-  explicit MassProbe(std::unique_ptr<kernels::Backend> backend);
+  // `pool` must outlive the probe.
+  MassProbe(std::unique_ptr<kernels::Backend> backend, ThreadPool* pool);
 
   struct Row {
     int32_t kv_len;
@@ -47,7 +49,7 @@ class MassProbe : public kernels::ForwardingBackend {
  private:
   // A range of rows that chose, as the backend left it.
   struct Lists {
-    std::vector<float> masses;  // [rows, groups, stride] logs
+    std::vector<float> masses;  // [rows, groups, stride]
     std::vector<int32_t> selected;
     std::vector<int32_t> counts;
     std::vector<float> believed;
@@ -60,6 +62,7 @@ class MassProbe : public kernels::ForwardingBackend {
                    int32_t block_tokens) const;
 
   BlockMasses reader_;
+  ThreadPool* pool_;
   bool watching_ = false;
   std::vector<Row> rows_;
   size_t next_row_ = 0;  // of the layer that runs
@@ -68,8 +71,8 @@ class MassProbe : public kernels::ForwardingBackend {
   absl::Status failure_;  // the first failure; Synchronize reports it
 };
 
-// The largest share of the mass exp(masses) that `blocks` blocks can hold, those that `rule`
-// reserves at kv_len tokens among them. masses: one for each visible block.
+// The largest share of the masses that `blocks` blocks can hold, those that `rule` reserves at
+// kv_len tokens among them. masses: one for each visible block.
 double BestMass(std::span<const float> masses, int32_t blocks, const kernels::BudgetRule& rule,
                 int32_t kv_len, int32_t block_tokens);
 

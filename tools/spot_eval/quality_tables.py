@@ -15,7 +15,7 @@ def load(folder: pathlib.Path) -> dict:
     """{model name: {task: report}} of the files NAME-TASK.json."""
     results = {}
     for path in sorted(folder.glob("*.json")):
-        for task in ("needle-keys", "mass-keys", "keys", "twilight", "ppl", "mass", "needle", "track", "qa"):
+        for task in ("needle-keys", "mass-keys", "keys", "serving", "twilight", "ppl", "mass", "needle", "track", "qa"):
             if path.stem.endswith("-" + task):
                 results.setdefault(path.stem.removesuffix("-" + task), {})[task] = json.loads(path.read_text())
                 break
@@ -225,6 +225,8 @@ def write(results: dict, path: pathlib.Path) -> None:
         answers = [tasks[t] for t in ("needle", "track", "qa") if t in tasks]
         if answers:
             parts["retrieval"] = retrieval_table(answers)
+        if "serving" in tasks:
+            parts["serving"] = retrieval_table([tasks["serving"]])
         for part, body in parts.items():
             place = re.compile(rf"(<!-- {re.escape(name)}:{part} -->\n).*?(<!-- end -->)", re.DOTALL)
             text = place.sub(lambda m, body=body: m.group(1) + body + "\n" + m.group(2), text)

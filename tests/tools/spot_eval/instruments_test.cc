@@ -153,8 +153,7 @@ TEST(MassProbeTest, BestMassTakesTheHeaviestOfTheResidual) {
   rule.sink_tokens = 16;
   rule.recency_tokens = 1;
   // Six blocks; the first and the last are reserved.
-  std::vector<float> masses;
-  for (const float mass : {0.1f, 0.2f, 0.05f, 0.4f, 0.15f, 0.1f}) masses.push_back(std::log(mass));
+  const std::vector<float> masses = {0.1f, 0.2f, 0.05f, 0.4f, 0.15f, 0.1f};
   EXPECT_NEAR(BestMass(masses, 2, rule, 96, 16), 0.2, 1e-6);
   EXPECT_NEAR(BestMass(masses, 3, rule, 96, 16), 0.6, 1e-6);
   EXPECT_NEAR(BestMass(masses, 4, rule, 96, 16), 0.8, 1e-6);
