@@ -19,6 +19,7 @@ if(SPOTD_SERVER)
   find_package(gRPC CONFIG REQUIRED)
   find_package(prometheus-cpp CONFIG REQUIRED)
   find_package(yaml-cpp REQUIRED)
+  find_package(OpenSSL REQUIRED)
 endif()
 
 if(SPOTD_TESTS)

@@ -29,6 +29,9 @@ if(SPOTD_SANITIZE)
     $<$<COMPILE_LANGUAGE:CXX>:-fsanitize=${SPOTD_SANITIZE} -fno-omit-frame-pointer -fno-sanitize-recover=all>)
   target_link_options(spotd_settings INTERFACE -fsanitize=${SPOTD_SANITIZE})
 endif()
+if(SPOTD_FUZZ)
+  target_compile_options(spotd_settings INTERFACE -fsanitize=fuzzer-no-link)
+endif()
 
 # spotd_library(NAME SOURCES a.cc ... DEPS lib ...): a static library. DEPS is the list of what it may include.
 function(spotd_library name)

@@ -33,14 +33,18 @@ bool IsPrintable(std::string_view text) {
   return true;
 }
 
-std::string RequestIdOf(const grpc::CallbackServerContext& context) {
+// The first value of a key; empty where there is none.
+std::string_view MetadataOf(const grpc::CallbackServerContext& context, const char* key) {
   const auto& metadata = context.client_metadata();
-  const auto found = metadata.find("x-request-id");
-  if (found != metadata.end()) {
-    const std::string_view id(found->second.data(), found->second.size());
-    if (!id.empty() && id.size() <= kMaxRequestId && IsPrintable(id)) return std::string(id);
-  }
-  return NewRequestId();
+  const auto found = metadata.find(key);
+  if (found == metadata.end()) return {};
+  return {found->second.data(), found->second.size()};
+}
+
+std::string RequestIdOf(const grpc::CallbackServerContext& context) {
+  const std::string_view id = MetadataOf(context, "x-request-id");
+  if (id.empty() || id.size() > kMaxRequestId || !IsPrintable(id)) return NewRequestId();
+  return std::string(id);
 }
 
 absl::StatusOr<Identity> Identify(const IdentityProvider* provider,
@@ -89,6 +93,7 @@ Call::Call(const ServiceContext& services, std::string_view method,
       method_(method),
       context_(context),
       request_id_(RequestIdOf(*context)),
+      trace_(ParseTraceParent(MetadataOf(*context, "traceparent"))),
       identity_(Identify(services.identity, *context)) {
   metrics_->CallStarted();
   context_->AddInitialMetadata("x-request-id", request_id_);
@@ -126,6 +131,9 @@ grpc::Status Call::Finish(const absl::Status& status, const engine::GenerateResu
        {"code", code},
        {"reason", reason},
        {"request_id", request_id_},
+       {"trace_id", trace_.has_value() ? trace_->trace_id : ""},
+       {"parent_id", trace_.has_value() ? trace_->parent_id : ""},
+       {"tenant", identity_.ok() ? identity_->tenant : ""},
        {"session", session_},
        {"finish_reason", finish},
        {"prompt_tokens", result == nullptr ? "" : Concat(result->usage.prompt_tokens)},

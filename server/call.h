@@ -18,6 +18,7 @@
 #include "google/protobuf/message.h"
 #include "runtime/engine/request.h"
 #include "server/service_context.h"
+#include "server/trace_context.h"
 
 namespace spotd::server {
 
@@ -49,6 +50,7 @@ class Call {
   grpc::CallbackServerContext* context_;
   std::chrono::steady_clock::time_point start_ = std::chrono::steady_clock::now();
   std::string request_id_;
+  std::optional<TraceContext> trace_;  // of the metadata "traceparent"
   absl::StatusOr<Identity> identity_;
   std::string session_;
 };

@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <fstream>
-#include <limits>
 #include <sstream>
 
 #include "kernels/core/status.h"
@@ -10,86 +9,116 @@
 namespace spotd::server {
 namespace {
 
-constexpr int32_t kNoLimit = std::numeric_limits<int32_t>::max();
-
-absl::Status ParseSelectorKeys(std::string_view value, kernels::SelectorKeyFormat* out) {
-  if (value == "bf16") {
-    *out = kernels::SelectorKeyFormat::kBf16;
-  } else if (value == "int4") {
-    *out = kernels::SelectorKeyFormat::kInt4;
-  } else if (value == "fp4") {
-    *out = kernels::SelectorKeyFormat::kFp4;
-  } else {
-    return InvalidArgument("\"", value, "\" is none of bf16, int4, fp4");
-  }
-  return absl::OkStatus();
+absl::StatusOr<kernels::SelectorKeyFormat> ParseSelectorKeys(std::string_view value) {
+  if (value == "bf16") return kernels::SelectorKeyFormat::kBf16;
+  if (value == "int4") return kernels::SelectorKeyFormat::kInt4;
+  return kernels::SelectorKeyFormat::kFp4;
 }
 
 void AddModelOptions(ServerConfig* config, OptionTable* table) {
   table->Group("Model");
-  table->Add("model", "A .gguf file or a Hugging Face directory. Required.", &config->model);
-  table->Add("selector", "Trained selector (safetensors) of that model.", &config->selector);
-  table->Add("backend", "auto, cpu, cuda or ref.", &config->backend);
+  table->AddFile("model", "A .gguf file or a Hugging Face directory. Required.", &config->model);
+  table->AddFile("selector", "Trained selector (safetensors) of that model.", &config->selector);
+  table->AddChoice("backend", "What computes; auto takes a GPU where there is one.",
+                   {"auto", "cpu", "cuda", "ref"}, &config->backend);
   table->Add("threads", "Compute threads; 0 = one per core.", &config->threads, 0, 1024);
   table->Add("max_context", "Longest context in tokens; 0 = what the model was trained for.",
-             &config->max_context, 0, kNoLimit);
+             &config->max_context, 0);
 }
 
 void AddNetworkOptions(ServerConfig* config, OptionTable* table) {
   table->Group("Network");
-  table->Add("listen", "Address of the gRPC API; port 0 takes a free one.", &config->listen);
-  table->Add("http_listen", "Address of /metrics, /livez, /readyz; \"off\" for none.",
+  table->Add("listen", "Address HOST:PORT of the gRPC API; port 0 takes a free one.",
+             &config->listen);
+  table->Add("http_listen",
+             "Address HOST:PORT of /metrics, /livez, /readyz (plain HTTP); \"off\" for none.",
              &config->http_listen);
-  table->Add("reflection", "Serve gRPC reflection.", &config->reflection);
+  table->AddChoice("reflection", "Serve gRPC reflection; auto = on loopback addresses only.",
+                   {"auto", "true", "false"}, &config->reflection);
   table->Add("max_connection_age", "Ask clients to reconnect after this long; 0s = never.",
              &config->max_connection_age);
   table->Add("drain_timeout", "On SIGTERM, running calls may finish for this long.",
              &config->drain_timeout);
   table->Add("stall_timeout", "Unhealthy after this long with work but no engine step.",
-             &config->stall_timeout);
+             &config->stall_timeout, std::chrono::seconds(1));
+}
+
+void AddSecurityOptions(ServerConfig* config, OptionTable* table) {
+  table->Group("Security");
+  table
+      ->AddFile("tls_cert", "Certificate chain (PEM) of the gRPC API; unset = plaintext.",
+                &config->tls_cert)
+      .Reloadable();
+  table->AddFile("tls_key", "Private key (PEM) of tls_cert.", &config->tls_key)
+      .Reloadable()
+      .Secret();
+  table
+      ->AddFile("tls_client_ca",
+                "Authorities (PEM) of client certificates; set = every client needs one.",
+                &config->tls_client_ca)
+      .Reloadable();
+  table
+      ->AddFile("auth_tokens", "Token hashes and their tenants; set = every call needs a token.",
+                &config->auth_tokens)
+      .Reloadable()
+      .Secret();
+  table->Add("auth_health", "Health checks and reflection need a token too.", &config->auth_health);
+  table->Add("reload_interval", "How often the files above are looked at.",
+             &config->reload_interval, std::chrono::seconds(1), std::chrono::hours(1));
+}
+
+void AddLogOptions(ServerConfig* config, OptionTable* table) {
+  table->Group("Log");
+  table->AddChoice("log_format", "Lines on stderr; auto = text on a terminal, else json.",
+                   {"auto", "text", "json"}, &config->log_format);
+  table->AddChoice("log_level", "Leave out what is less important.", {"info", "warning", "error"},
+                   &config->log_level);
 }
 
 void AddCacheOptions(ServerConfig* config, OptionTable* table) {
   table->Group("KV cache");
   table->Add("kv_memory", "Memory for the KV cache; 0 = a quarter of what is available.",
              &config->kv_memory);
-  table->Add("block_tokens", "16, 32 or 64",
-             "Tokens in a KV block, the unit that decode steps choose (default 16)",
-             [config](std::string_view value) -> absl::Status {
-               if (value != "16" && value != "32" && value != "64") {
-                 return InvalidArgument("\"", value, "\" is none of 16, 32, 64");
-               }
-               config->block_tokens = std::stoi(std::string(value));
-               return absl::OkStatus();
-             });
-  table->Add("selector_keys", "FORMAT", "bf16, int4 or fp4 (default int4)",
-             [config](std::string_view value) {
-               return ParseSelectorKeys(value, &config->selector_keys);
-             });
+  table->AddChoice("block_tokens", "Tokens in a KV block, the unit that decode steps choose.",
+                   {"16", "32", "64"}, Concat(config->block_tokens), [config](auto value) {
+                     config->block_tokens = std::stoi(std::string(value));
+                     return absl::OkStatus();
+                   });
+  table->AddChoice("selector_keys", "How selector keys are kept.", {"bf16", "int4", "fp4"}, "int4",
+                   [config](std::string_view value) -> absl::Status {
+                     SPOTD_ASSIGN_OR_RETURN(config->selector_keys, ParseSelectorKeys(value));
+                     return absl::OkStatus();
+                   });
 }
 
 void AddPolicyOptions(ServerConfig* config, OptionTable* table) {
   PolicyFlags* policy = &config->policy;
+  const model::Policy usual;
   table->Group("Default policy: which KV blocks a decode step reads");
-  table->Add("policy", "NAME",
-             "full, distilled, quest, topk, window or oracle (default distilled with a selector, "
-             "else quest)",
-             [policy](std::string_view value) -> absl::Status {
-               SPOTD_ASSIGN_OR_RETURN(policy->kind, model::ParsePolicy(value));
-               return absl::OkStatus();
-             });
-  table->Add("p_residual", "distilled: share of the mass outside sinks and recency.",
-             &policy->p_residual);
-  table->Add("p_total", "distilled: share of all mass that is enough.", &policy->p_total);
-  table->Add("fraction", "quest: share of the visible blocks.", &policy->fraction);
-  table->Add("k_tokens", "topk: tokens read; quest, oracle: replaces the share.", &policy->k_tokens,
+  table->AddChoice("policy", "Unset = distilled with a selector, else quest.",
+                   {"full", "distilled", "quest", "topk", "window", "oracle"}, "",
+                   [policy](std::string_view value) -> absl::Status {
+                     SPOTD_ASSIGN_OR_RETURN(policy->kind, model::ParsePolicy(value));
+                     return absl::OkStatus();
+                   });
+  table->Add("p_residual", "distilled: share of the mass outside sinks and recency; above 0.",
+             &policy->p_residual, usual.p_residual, 0, 1);
+  table->Add("p_total", "distilled: share of all mass that is enough; above 0.", &policy->p_total,
+             usual.p_total, 0, 1);
+  table->Add("fraction", "quest: share of the visible blocks; above 0.", &policy->fraction,
+             usual.fraction, 0, 1);
+  table->Add("k_tokens", "topk: tokens read (0 = 2048); quest, oracle: replaces the share.",
+             &policy->k_tokens, usual.k_tokens, 0);
+  table->Add("sink_tokens", "First tokens, always read.", &policy->sink_tokens, usual.sink_tokens,
              0);
-  table->Add("sink_tokens", "First tokens, always read.", &policy->sink_tokens, 0);
-  table->Add("recency_tokens", "Newest tokens, always read.", &policy->recency_tokens, 0);
-  table->Add("k_min_tokens", "Read at least this many tokens.", &policy->k_min_tokens, 0);
-  table->Add("k_max_tokens", "Read at most this many; 0 = no cap.", &policy->k_max_tokens, 0);
+  table->Add("recency_tokens", "Newest tokens, always read.", &policy->recency_tokens,
+             usual.recency_tokens, 0);
+  table->Add("k_min_tokens", "Read at least this many tokens.", &policy->k_min_tokens,
+             usual.k_min_tokens, 0);
+  table->Add("k_max_tokens", "Read at most this many; 0 = no cap.", &policy->k_max_tokens,
+             usual.k_max_tokens, 0);
   table->Add("dense_below_tokens", "Contexts up to this long are read densely.",
-             &policy->dense_below_tokens, 0);
+             &policy->dense_below_tokens, usual.dense_below_tokens, 0);
 }
 
 void AddLimitOptions(ServerConfig* config, OptionTable* table) {
@@ -99,20 +128,28 @@ void AddLimitOptions(ServerConfig* config, OptionTable* table) {
   table->Add("max_waiting", "Requests queued; more are refused.", &config->max_waiting, 1, 1 << 20);
   table->Add("max_prefill_chunk", "Prompt tokens computed between decode steps.",
              &config->max_prefill_chunk, 1, 1 << 16);
-  table->Add("max_prompt", "Bytes of input in one call.", &config->max_prompt);
+  table->Add("max_prompt", "Bytes of input in one call.", &config->max_prompt, {1 << 10},
+             {size_t{1} << 30});
 }
 
 OptionTable MakeTable(ServerConfig* config, std::string* config_file) {
   OptionTable table;
   AddModelOptions(config, &table);
   AddNetworkOptions(config, &table);
+  AddSecurityOptions(config, &table);
   AddCacheOptions(config, &table);
   AddPolicyOptions(config, &table);
   AddLimitOptions(config, &table);
+  AddLogOptions(config, &table);
   table.Group("Other", /*flags_only=*/true);
-  table.Add("config", "YAML file of the options above, without dashes.", config_file);
-  table.Add("help", "Print this text.", &config->help);
-  table.Add("version", "Print the version.", &config->version);
+  table.AddFile("config", "YAML file of the options above, without dashes; also SPOTD_CONFIG.",
+                config_file);
+  table.Add("check_config", "Check options and the files they name, print what is set, and exit.",
+            &config->check_config);
+  table.Add("print_config_reference", "Print every option as Markdown, and exit.",
+            &config->print_config_reference);
+  table.Add("help", "Print this text, and exit.", &config->help);
+  table.Add("version", "Print the version, and exit.", &config->version);
   return table;
 }
 
@@ -124,8 +161,7 @@ absl::Status ReadConfigFile(const std::string& path, OptionTable* table) {
   return table->ParseYaml(text.str(), path);
 }
 
-absl::Status Validate(const ServerConfig& config) {
-  if (config.model.empty()) return InvalidArgument("--model is required; see --help");
+absl::Status ValidateAddresses(const ServerConfig& config) {
   for (const auto& [flag, address] :
        {std::pair{"--listen", &config.listen}, std::pair{"--http_listen", &config.http_listen}}) {
     if (*address == "off" && address == &config.http_listen) continue;
@@ -139,6 +175,29 @@ absl::Status Validate(const ServerConfig& config) {
     }
   }
   return absl::OkStatus();
+}
+
+absl::Status ValidateSecurity(const ServerConfig& config) {
+  if (config.tls_cert.empty() != config.tls_key.empty()) {
+    return InvalidArgument("--tls_cert and --tls_key belong together: one of them is not set");
+  }
+  if (!config.tls_client_ca.empty() && !config.uses_tls()) {
+    return InvalidArgument("--tls_client_ca needs --tls_cert and --tls_key");
+  }
+  if (!config.auth_tokens.empty() && !config.uses_tls() && !IsLoopback(config.listen)) {
+    return InvalidArgument("--auth_tokens without --tls_cert would send tokens in the clear to ",
+                           config.listen, "; set --tls_cert and --tls_key, or listen on 127.0.0.1");
+  }
+  if (config.auth_health && (config.auth_tokens.empty() || !config.uses_tls())) {
+    return InvalidArgument("--auth_health needs --auth_tokens and --tls_cert");
+  }
+  return absl::OkStatus();
+}
+
+absl::Status Validate(const ServerConfig& config) {
+  if (config.model.empty()) return InvalidArgument("--model is required; see --help");
+  SPOTD_RETURN_IF_ERROR(ValidateAddresses(config));
+  return ValidateSecurity(config);
 }
 
 template <typename T>
@@ -176,7 +235,7 @@ absl::StatusOr<ServerConfig> ParseConfig(std::span<const char* const> args,
   std::string config_file;
   OptionTable table = MakeTable(&config, &config_file);
   SPOTD_RETURN_IF_ERROR(table.ParseFlags(args));
-  if (config.help || config.version) return config;
+  if (config.help || config.version || config.print_config_reference) return config;
 
   if (config_file.empty()) {
     if (const char* path = get("SPOTD_CONFIG"); path != nullptr) config_file = path;
@@ -185,7 +244,30 @@ absl::StatusOr<ServerConfig> ParseConfig(std::span<const char* const> args,
   SPOTD_RETURN_IF_ERROR(table.ParseEnvironment(get));
   SPOTD_RETURN_IF_ERROR(table.ParseFlags(args));
   SPOTD_RETURN_IF_ERROR(Validate(config));
+  config.effective = table.Effective();
+  config.warnings = table.SecretWarnings();
   return config;
+}
+
+absl::Status CheckEnvironment(const char* const* environment) {
+  ServerConfig config;
+  std::string config_file;
+  const OptionTable table = MakeTable(&config, &config_file);
+  for (; *environment != nullptr; ++environment) {
+    SPOTD_RETURN_IF_ERROR(table.CheckEnvironmentName(*environment));
+  }
+  return absl::OkStatus();
+}
+
+bool IsLoopback(std::string_view address) {
+  const std::string_view host = address.substr(0, address.rfind(':'));
+  if (host == "localhost" || host == "[::1]") return true;
+  // 127.0.0.0/8; "127.example.com" is a name like any other.
+  return host.substr(0, 4) == "127." && host.find_first_not_of("0123456789.") == host.npos;
+}
+
+bool ServerConfig::ServesReflection() const {
+  return reflection == "auto" ? IsLoopback(listen) : reflection == "true";
 }
 
 std::string HelpText() {
@@ -197,6 +279,30 @@ std::string HelpText() {
       "SPOTD_MAX_CONTEXT)\nor in a YAML file (--config). Flags win over the environment, and the "
       "environment over the file.\n",
       MakeTable(&config, &config_file).Help());
+}
+
+std::string ReferenceText() {
+  ServerConfig config;
+  std::string config_file;
+  return Concat(
+      "# Configuration of spotd\n\n"
+      "Written by `spotd --print_config_reference`; a test fails when it is not current.\n\n"
+      "Each option is a flag (`--max_context 8192` or `--max_context=8192`; a switch also alone), "
+      "an environment\nvariable (`SPOTD_MAX_CONTEXT`) and a key of one YAML file, a flat map that "
+      "`--config` or `SPOTD_CONFIG` names:\n\n"
+      "```yaml\nmodel: /models/model.gguf\nmax_context: 32768\nkv_memory: 8GiB\n```\n\n"
+      "Flags win over the environment, the environment over the file, the file over the default. "
+      "Unknown keys, a key given\ntwice and values out of bounds are refused with the place they "
+      "stand in. A misspelt `SPOTD_` variable is refused\nwhen it is within two letters of an "
+      "option; other variables of that prefix are ignored, because orchestrators set\nsome for "
+      "services of that name.\n\n"
+      "`spotd --check_config ...` checks options and the files they name without serving: it "
+      "opens model and selector,\nparses certificates and tokens, and prints what is set and by "
+      "whom. Exit code 0 is good, 2 a usage error.\n\n"
+      "Sizes are written `512MiB`, `2GiB` or `1GB` (10^9), durations `500ms`, `30s`, `2m` or "
+      "`1h`. Options that are \"read again\"\nname a file whose new content takes effect within "
+      "`reload_interval`; everything else needs a restart.\n",
+      MakeTable(&config, &config_file).Reference());
 }
 
 size_t AvailableMemory() {

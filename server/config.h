@@ -7,6 +7,8 @@
 #include <optional>
 #include <span>
 #include <string>
+#include <string_view>
+#include <vector>
 
 #include "absl/status/statusor.h"
 #include "kernels/args.h"
@@ -26,6 +28,8 @@ struct PolicyFlags {
 struct ServerConfig {
   bool help = false;
   bool version = false;
+  bool check_config = false;
+  bool print_config_reference = false;
 
   std::string model;     // a .gguf file or a Hugging Face directory
   std::string selector;  // selector.safetensors; empty: none
@@ -34,8 +38,8 @@ struct ServerConfig {
   int32_t max_context = 0;
 
   std::string listen = "127.0.0.1:50051";
-  std::string http_listen = "127.0.0.1:9464";  // "off": no HTTP
-  bool reflection = true;
+  std::string http_listen = "127.0.0.1:9464";       // "off": no HTTP
+  std::string reflection = "auto";                  // "auto", "true", "false"
   std::chrono::milliseconds max_connection_age{0};  // 0 = for ever
   std::chrono::milliseconds drain_timeout{30'000};
   std::chrono::milliseconds stall_timeout{120'000};
@@ -51,6 +55,23 @@ struct ServerConfig {
   int32_t max_prefill_chunk = 512;
   ByteSize max_prompt{16u << 20};
 
+  std::string tls_cert;  // PEM files; empty: plaintext
+  std::string tls_key;
+  std::string tls_client_ca;  // empty: clients need no certificate
+  std::string auth_tokens;    // empty: no tokens
+  bool auth_health = false;
+  std::chrono::milliseconds reload_interval{10'000};
+
+  std::string log_format = "auto";  // "auto", "text", "json"
+  std::string log_level = "info";   // "info", "warning", "error"
+
+  // What was set and by whom, as --check_config prints it.
+  std::string effective;
+  std::vector<std::string> warnings;
+
+  bool uses_tls() const { return !tls_cert.empty(); }
+  // Reflection tells a stranger every method: "auto" offers it on loopback addresses only.
+  bool ServesReflection() const;
   // The server's policy for a model with or without a selector. INVALID_ARGUMENT names the flag.
   absl::StatusOr<model::Policy> DefaultPolicy(bool has_selector) const;
 };
@@ -60,8 +81,17 @@ struct ServerConfig {
 absl::StatusOr<ServerConfig> ParseConfig(std::span<const char* const> args,
                                          const std::function<const char*(const char*)>& get);
 
+// Refuses a variable of the process' environment that looks like a misspelt option.
+// `environment` ends with a null, as environ does.
+absl::Status CheckEnvironment(const char* const* environment);
+
+// Whether only this machine can reach HOST:PORT.
+bool IsLoopback(std::string_view address);
+
 // What --help prints.
 std::string HelpText();
+// What --print_config_reference prints: docs/configuration.md.
+std::string ReferenceText();
 
 // Bytes of memory that can be had without swapping; 0 when the system does not say.
 size_t AvailableMemory();

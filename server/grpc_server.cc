@@ -58,7 +58,10 @@ absl::StatusOr<std::unique_ptr<GrpcServer>> GrpcServer::Start(const GrpcOptions&
   grpc::ServerBuilder builder;
   SetConnectionOptions(options, &builder);
   if (!options.listen.empty()) {
-    builder.AddListeningPort(options.listen, grpc::InsecureServerCredentials(), &impl->port);
+    builder.AddListeningPort(
+        options.listen,
+        options.credentials != nullptr ? options.credentials : grpc::InsecureServerCredentials(),
+        &impl->port);
   }
   for (const auto& service : impl->services) builder.RegisterService(service.get());
   impl->server = builder.BuildAndStart();

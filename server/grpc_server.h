@@ -10,14 +10,16 @@
 
 namespace grpc {
 class Server;
-}
+class ServerCredentials;
+}  // namespace grpc
 
 namespace spotd::server {
 
 struct GrpcOptions {
   std::string listen;  // HOST:PORT; empty: no port, in-process channels only
   bool reflection = true;
-  std::chrono::milliseconds max_connection_age{0};  // 0 = for ever
+  std::chrono::milliseconds max_connection_age{0};                 // 0 = for ever
+  std::shared_ptr<grpc::ServerCredentials> credentials = nullptr;  // null: plaintext
 };
 
 class GrpcServer {

@@ -1,10 +1,18 @@
 #include "server/log.h"
 
+#include <unistd.h>
+
+#include <atomic>
 #include <cstdio>
 #include <ctime>
 
+#include "nlohmann/json.hpp"
+
 namespace spotd::server {
 namespace {
+
+std::atomic<LogFormat> log_format{LogFormat::kText};
+std::atomic<LogLevel> least_level{LogLevel::kInfo};
 
 std::string_view LevelName(LogLevel level) {
   switch (level) {
@@ -55,11 +63,20 @@ std::string Timestamp() {
   return out;
 }
 
-}  // namespace
+std::string FormatJson(std::string_view timestamp, LogLevel level, std::string_view message,
+                       std::initializer_list<LogField> fields) {
+  nlohmann::ordered_json line = {{"ts", timestamp}, {"level", LevelName(level)}, {"msg", message}};
+  for (const auto& [key, value] : fields) {
+    if (!value.empty()) line[std::string(key)] = value;
+  }
+  return line.dump(-1, ' ', /*ensure_ascii=*/true, nlohmann::json::error_handler_t::replace);
+}
 
-std::string FormatLogLine(LogLevel level, std::string_view message,
-                          std::initializer_list<LogField> fields) {
-  std::string line = "level=";
+std::string FormatText(std::string_view timestamp, LogLevel level, std::string_view message,
+                       std::initializer_list<LogField> fields) {
+  std::string line = "ts=";
+  line += timestamp;
+  line += " level=";
   line += LevelName(level);
   line += " msg=";
   AppendQuoted(message, &line);
@@ -77,8 +94,33 @@ std::string FormatLogLine(LogLevel level, std::string_view message,
   return line;
 }
 
+}  // namespace
+
+void ConfigureLog(LogFormat format, LogLevel least) {
+  log_format.store(format);
+  least_level.store(least);
+}
+
+LogFormat ParseLogFormat(std::string_view name) {
+  if (name == "auto") return isatty(STDERR_FILENO) == 1 ? LogFormat::kText : LogFormat::kJson;
+  return name == "json" ? LogFormat::kJson : LogFormat::kText;
+}
+
+LogLevel ParseLogLevel(std::string_view name) {
+  if (name == "error") return LogLevel::kError;
+  return name == "warning" ? LogLevel::kWarning : LogLevel::kInfo;
+}
+
+std::string FormatLogLine(LogFormat format, std::string_view timestamp, LogLevel level,
+                          std::string_view message, std::initializer_list<LogField> fields) {
+  return format == LogFormat::kJson ? FormatJson(timestamp, level, message, fields)
+                                    : FormatText(timestamp, level, message, fields);
+}
+
 void Log(LogLevel level, std::string_view message, std::initializer_list<LogField> fields) {
-  const std::string line = "ts=" + Timestamp() + " " + FormatLogLine(level, message, fields) + "\n";
+  if (level < least_level.load()) return;
+  const std::string line =
+      FormatLogLine(log_format.load(), Timestamp(), level, message, fields) + "\n";
   std::fwrite(line.data(), 1, line.size(), stderr);
 }
 

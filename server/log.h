@@ -1,7 +1,8 @@
-// One-line structured log on stderr: "ts=... level=info msg=\"...\" key=value ...".
+// One-line structured log on stderr, as text ("ts=... level=info msg=\"...\" key=value ...") or as
+// one JSON object a line.
 //
-// Values are quoted where they need to be, so a line stays one line whatever a client sends. Never
-// give it prompt or generated text. Thread-safe: a line is written with one call.
+// A line stays one line whatever a client sends. Never give it prompt or generated text.
+// Thread-safe: a line is written with one call.
 #pragma once
 
 #include <initializer_list>
@@ -12,13 +13,21 @@
 namespace spotd::server {
 
 enum class LogLevel { kInfo, kWarning, kError };
+enum class LogFormat { kText, kJson };
 
 using LogField = std::pair<std::string_view, std::string>;
 
+// How lines are written from now on; less important ones than `least` are left out. For main.
+void ConfigureLog(LogFormat format, LogLevel least);
+// The values of --log_format ("auto" looks at stderr) and --log_level.
+LogFormat ParseLogFormat(std::string_view name);
+LogLevel ParseLogLevel(std::string_view name);
+
 void Log(LogLevel level, std::string_view message, std::initializer_list<LogField> fields = {});
 
-// The line without its time stamp and newline. Fields without a value are left out.
-std::string FormatLogLine(LogLevel level, std::string_view message,
-                          std::initializer_list<LogField> fields);
+// The line without its newline. Fields without a value are left out; in JSON all values are
+// strings, and bytes that are not UTF-8 become U+FFFD.
+std::string FormatLogLine(LogFormat format, std::string_view timestamp, LogLevel level,
+                          std::string_view message, std::initializer_list<LogField> fields);
 
 }  // namespace spotd::server

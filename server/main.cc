@@ -1,8 +1,11 @@
 // spotd: parse, build bottom-up, serve, drain.
 
+#include <unistd.h>
+
 #include <cstdio>
 #include <cstdlib>
 #include <memory>
+#include <optional>
 #include <span>
 
 #include "absl/synchronization/mutex.h"
@@ -17,6 +20,7 @@
 #include "server/metrics_exporter.h"
 #include "server/model_loader.h"
 #include "server/rpc_metrics.h"
+#include "server/security.h"
 #include "server/service_context.h"
 #include "server/version.h"
 
@@ -51,6 +55,7 @@ absl::StatusOr<std::unique_ptr<HttpServer>> StartHttp(const ServerConfig& config
 
 // Blocks until the server has drained.
 absl::Status Serve(const ServerConfig& config, const model::Policy& policy) {
+  SPOTD_ASSIGN_OR_RETURN(const Security security, LoadSecurity(config));
   SPOTD_ASSIGN_OR_RETURN(const std::unique_ptr<engine::Engine> engine, LoadEngine(config, policy));
   RpcMetrics rpc_metrics;
   CallExecutor workers(kWorkerThreads, kMaxQueuedCalls);
@@ -59,13 +64,14 @@ absl::Status Serve(const ServerConfig& config, const model::Policy& policy) {
                                .workers = &workers,
                                .writers = &writers,
                                .metrics = &rpc_metrics,
-                               .identity = nullptr,
+                               .identity = security.authenticator.get(),
                                .max_prompt_bytes = config.max_prompt.bytes,
                                .block_tokens = config.block_tokens};
   SPOTD_ASSIGN_OR_RETURN(const std::unique_ptr<GrpcServer> grpc_server,
                          GrpcServer::Start({.listen = config.listen,
-                                            .reflection = config.reflection,
-                                            .max_connection_age = config.max_connection_age},
+                                            .reflection = config.ServesReflection(),
+                                            .max_connection_age = config.max_connection_age,
+                                            .credentials = security.credentials},
                                            context));
   const MetricsExporter exporter(engine.get(), &rpc_metrics);
   Lifecycle lifecycle(
@@ -79,31 +85,63 @@ absl::Status Serve(const ServerConfig& config, const model::Policy& policy) {
        {"model", engine->model_id()},
        {"context", Concat(engine->max_context())},
        {"policy", std::string(model::PolicyName(policy.kind))},
+       {"tls", !config.uses_tls()             ? "off"
+               : config.tls_client_ca.empty() ? "server"
+                                              : "mutual"},
+       {"auth", security.authenticator == nullptr ? "off"
+                : config.auth_tokens.empty()      ? "certificate"
+                                                  : "token"},
        {"version", kVersion}});
   lifecycle.Run();
   return absl::OkStatus();
 }
 
+int Fail(int code, const absl::Status& status) {
+  std::fprintf(stderr, "spotd: %s\n", std::string(status.message()).c_str());
+  return code;
+}
+
+// Options that print something and end. Nothing when the server is to run.
+std::optional<int> PrintWhatWasAsked(const ServerConfig& config) {
+  if (config.help) {
+    std::fputs(HelpText().c_str(), stdout);
+  } else if (config.version) {
+    std::printf("spotd %s\n", kVersion);
+  } else if (config.print_config_reference) {
+    std::fputs(ReferenceText().c_str(), stdout);
+  } else {
+    return std::nullopt;
+  }
+  return 0;
+}
+
+int CheckConfig(const ServerConfig& config) {
+  if (const absl::Status status = CheckFiles(config); !status.ok()) {
+    return Fail(kUsageError, status);
+  }
+  for (const std::string& warning : config.warnings) {
+    std::fprintf(stderr, "spotd: warning: %s\n", warning.c_str());
+  }
+  std::printf("%s# the configuration is good\n", config.effective.c_str());
+  return 0;
+}
+
 int Main(std::span<const char* const> args) {
   const absl::StatusOr<ServerConfig> config = ParseConfig(args, &std::getenv);
-  if (config.ok() && config->help) {
-    std::fputs(HelpText().c_str(), stdout);
-    return 0;
+  if (!config.ok()) return Fail(kUsageError, config.status());
+  if (const std::optional<int> code = PrintWhatWasAsked(*config); code.has_value()) return *code;
+  if (const absl::Status status = CheckEnvironment(environ); !status.ok()) {
+    return Fail(kUsageError, status);
   }
-  if (config.ok() && config->version) {
-    std::printf("spotd %s\n", kVersion);
-    return 0;
-  }
-  const absl::StatusOr<model::Policy> policy =
-      config.ok() ? config->DefaultPolicy(!config->selector.empty()) : config.status();
-  if (!policy.ok()) {
-    std::fprintf(stderr, "spotd: %s\n", std::string(policy.status().message()).c_str());
-    return kUsageError;
-  }
+  const absl::StatusOr<model::Policy> policy = config->DefaultPolicy(!config->selector.empty());
+  if (!policy.ok()) return Fail(kUsageError, policy.status());
+  if (config->check_config) return CheckConfig(*config);
+
+  ConfigureLog(ParseLogFormat(config->log_format), ParseLogLevel(config->log_level));
+  for (const std::string& warning : config->warnings) Log(LogLevel::kWarning, warning);
   BlockShutdownSignals();
   if (const absl::Status status = Serve(*config, *policy); !status.ok()) {
-    std::fprintf(stderr, "spotd: %s\n", std::string(status.message()).c_str());
-    return kRuntimeError;
+    return Fail(kRuntimeError, status);
   }
   return 0;
 }

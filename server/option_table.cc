@@ -3,11 +3,8 @@
 #include <yaml-cpp/yaml.h>
 
 #include <algorithm>
-#include <charconv>
-#include <cmath>
-#include <limits>
 #include <numeric>
-#include <sstream>
+#include <set>
 #include <utility>
 
 #include "kernels/core/status.h"
@@ -15,75 +12,7 @@
 namespace spotd::server {
 namespace {
 
-template <typename T>
-bool ParseNumber(std::string_view text, T* out) {
-  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), *out);
-  return error == std::errc() && end == text.data() + text.size();
-}
-
-// "2GiB" -> 2 and "GiB".
-template <typename T>
-bool SplitUnit(std::string_view text, T* number, std::string_view* unit) {
-  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), *number);
-  *unit = text.substr(end - text.data());
-  return error == std::errc();
-}
-
-absl::Status ParseByteSize(std::string_view text, ByteSize* out) {
-  static constexpr std::pair<std::string_view, double> kUnits[] = {
-      {"", 1},          {"B", 1},
-      {"KiB", 1024.0},  {"MiB", 1024.0 * 1024},
-      {"GiB", 1 << 30}, {"TiB", 1ull << 40},
-      {"KB", 1e3},      {"MB", 1e6},
-      {"GB", 1e9},      {"TB", 1e12}};
-  double number = 0;
-  std::string_view unit;
-  if (SplitUnit(text, &number, &unit) && std::isfinite(number) && number >= 0) {
-    for (const auto& [name, factor] : kUnits) {
-      if (unit != name) continue;
-      if (number * factor >= 1e18) break;
-      out->bytes = static_cast<size_t>(number * factor);
-      return absl::OkStatus();
-    }
-  }
-  return InvalidArgument("\"", text, "\" is not a size such as 2GiB or 512MiB");
-}
-
-absl::Status ParseDuration(std::string_view text, std::chrono::milliseconds* out) {
-  static constexpr std::pair<std::string_view, double> kUnits[] = {
-      {"ms", 1}, {"s", 1e3}, {"m", 60e3}, {"h", 3600e3}};
-  double number = 0;
-  std::string_view unit;
-  if (SplitUnit(text, &number, &unit) && std::isfinite(number) && number >= 0) {
-    for (const auto& [name, factor] : kUnits) {
-      if (unit != name || number * factor > 1e12) continue;
-      *out = std::chrono::milliseconds(static_cast<int64_t>(number * factor));
-      return absl::OkStatus();
-    }
-  }
-  return InvalidArgument("\"", text, "\" is not a duration such as 30s, 500ms or 2m");
-}
-
-std::string FormatByteSize(ByteSize size) {
-  for (const auto& [shift, unit] : {std::pair{30, "GiB"}, {20, "MiB"}, {10, "KiB"}}) {
-    const size_t one = size_t{1} << shift;
-    if (size.bytes >= one && size.bytes % one == 0) return Concat(size.bytes >> shift, unit);
-  }
-  return Concat(size.bytes);
-}
-
-std::string FormatDuration(std::chrono::milliseconds duration) {
-  const int64_t ms = duration.count();
-  return ms % 1000 == 0 ? Concat(ms / 1000, "s") : Concat(ms, "ms");
-}
-
-absl::Status ParseInteger(std::string_view text, int32_t min, int32_t max, int32_t* out) {
-  if (ParseNumber(text, out) && *out >= min && *out <= max) return absl::OkStatus();
-  if (max == std::numeric_limits<int32_t>::max()) {
-    return InvalidArgument("\"", text, "\" is not an integer of at least ", min);
-  }
-  return InvalidArgument("\"", text, "\" is not an integer from ", min, " to ", max);
-}
+constexpr std::string_view kPrefix = "SPOTD_";
 
 // Edits that turn `a` into `b`.
 size_t EditDistance(std::string_view a, std::string_view b) {
@@ -100,9 +29,24 @@ size_t EditDistance(std::string_view a, std::string_view b) {
 }
 
 std::string EnvironmentName(std::string_view option) {
-  std::string name = "SPOTD_";
+  std::string name(kPrefix);
   for (char c : option) name += static_cast<char>(c >= 'a' && c <= 'z' ? c - 'a' + 'A' : c);
   return name;
+}
+
+std::string JoinChoices(const std::vector<std::string>& choices) {
+  std::string text;
+  for (const std::string& choice : choices) text += (text.empty() ? "" : ", ") + choice;
+  return text;
+}
+
+// `where` says which flag, variable or line of a file the value comes from.
+absl::Status Set(OptionTable::Option* option, std::string_view value, const std::string& where) {
+  const absl::Status status = option->set(value);
+  if (!status.ok()) return InvalidArgument(where, ": ", status.message());
+  option->value = std::string(value);
+  option->source = where;
+  return absl::OkStatus();
 }
 
 }  // namespace
@@ -111,100 +55,192 @@ void OptionTable::Group(std::string title, bool flags_only) {
   sections_.push_back({std::move(title), flags_only, {}});
 }
 
-void OptionTable::Add(Option option) {
-  sections_.back().options.push_back(std::move(option));
+OptionTable::Option& OptionTable::Add(Option option) {
+  std::vector<Option>& options = sections_.back().options;
+  options.push_back(std::move(option));
+  return options.back();
 }
 
-void OptionTable::Add(std::string name, std::string placeholder, std::string help, Setter set) {
-  Add({std::move(name), std::move(placeholder), std::move(help), "", std::move(set)});
+OptionTable::Option& OptionTable::Add(std::string name, std::string help, std::string* target) {
+  return Add({.name = std::move(name),
+              .type = "text",
+              .placeholder = "TEXT",
+              .limits = "",
+              .help = std::move(help),
+              .default_value = *target,
+              .set =
+                  [target](std::string_view value) {
+                    *target = std::string(value);
+                    return absl::OkStatus();
+                  },
+              .value = "",
+              .source = ""});
 }
 
-void OptionTable::Add(std::string name, std::string help, std::string* target) {
-  Add({std::move(name), "TEXT", std::move(help), *target, [target](std::string_view value) {
-         *target = std::string(value);
-         return absl::OkStatus();
-       }});
+OptionTable::Option& OptionTable::AddFile(std::string name, std::string help, std::string* target) {
+  Option& option = Add(std::move(name), std::move(help), target);
+  option.type = "path";
+  option.placeholder = "PATH";
+  return option;
 }
 
-void OptionTable::Add(std::string name, std::string help, bool* target) {
-  Add({std::move(name), "", std::move(help), *target ? "true" : "false",
-       [target](std::string_view value) {
-         if (value != "true" && value != "false") {
-           return InvalidArgument("\"", value, "\" is neither true nor false");
-         }
-         *target = value == "true";
-         return absl::OkStatus();
-       }});
+OptionTable::Option& OptionTable::Add(std::string name, std::string help, bool* target) {
+  return Add({.name = std::move(name),
+              .type = "switch",
+              .placeholder = "",
+              .limits = "true, false",
+              .help = std::move(help),
+              .default_value = *target ? "true" : "false",
+              .set =
+                  [target](std::string_view value) {
+                    if (value != "true" && value != "false") {
+                      return InvalidArgument("\"", value, "\" is neither true nor false");
+                    }
+                    *target = value == "true";
+                    return absl::OkStatus();
+                  },
+              .value = "",
+              .source = ""});
 }
 
-void OptionTable::Add(std::string name, std::string help, int32_t* target, int32_t min,
-                      int32_t max) {
-  Add({std::move(name), "N", std::move(help), Concat(*target),
-       [=](std::string_view value) { return ParseInteger(value, min, max, target); }});
+OptionTable::Option& OptionTable::Add(std::string name, std::string help, int32_t* target,
+                                      int32_t min, int32_t max) {
+  return Add({.name = std::move(name),
+              .type = "integer",
+              .placeholder = "N",
+              .limits = FormatBounds(min, max),
+              .help = std::move(help),
+              .default_value = Concat(*target),
+              .set = [=](std::string_view value) { return ParseInteger(value, min, max, target); },
+              .value = "",
+              .source = ""});
 }
 
-void OptionTable::Add(std::string name, std::string help, std::optional<int32_t>* target,
-                      int32_t min) {
-  Add({std::move(name), "N", std::move(help), "", [=](std::string_view value) {
-         int32_t number = 0;
-         SPOTD_RETURN_IF_ERROR(
-             ParseInteger(value, min, std::numeric_limits<int32_t>::max(), &number));
-         *target = number;
-         return absl::OkStatus();
-       }});
+OptionTable::Option& OptionTable::Add(std::string name, std::string help, ByteSize* target,
+                                      ByteSize min, ByteSize max) {
+  return Add({.name = std::move(name),
+              .type = "size",
+              .placeholder = "SIZE",
+              .limits = Concat(FormatByteSize(min), " to ", FormatByteSize(max)),
+              .help = std::move(help),
+              .default_value = FormatByteSize(*target),
+              .set = [=](std::string_view value) { return ParseByteSize(value, min, max, target); },
+              .value = "",
+              .source = ""});
 }
 
-void OptionTable::Add(std::string name, std::string help, std::optional<float>* target) {
-  Add({std::move(name), "X", std::move(help), "", [target](std::string_view value) {
-         float number = 0;
-         if (!ParseNumber(value, &number)) {
-           return InvalidArgument("\"", value, "\" is not a number");
-         }
-         *target = number;
-         return absl::OkStatus();
-       }});
+OptionTable::Option& OptionTable::Add(std::string name, std::string help,
+                                      std::chrono::milliseconds* target,
+                                      std::chrono::milliseconds min,
+                                      std::chrono::milliseconds max) {
+  return Add({.name = std::move(name),
+              .type = "duration",
+              .placeholder = "TIME",
+              .limits = Concat(FormatDuration(min), " to ", FormatDuration(max)),
+              .help = std::move(help),
+              .default_value = FormatDuration(*target),
+              .set = [=](std::string_view value) { return ParseDuration(value, min, max, target); },
+              .value = "",
+              .source = ""});
 }
 
-void OptionTable::Add(std::string name, std::string help, ByteSize* target) {
-  Add({std::move(name), "SIZE", std::move(help), FormatByteSize(*target),
-       [target](std::string_view value) { return ParseByteSize(value, target); }});
+OptionTable::Option& OptionTable::Add(std::string name, std::string help,
+                                      std::optional<float>* target, float usual, float min,
+                                      float max) {
+  return Add({.name = std::move(name),
+              .type = "number",
+              .placeholder = "X",
+              .limits = Concat(min, " to ", max),
+              .help = std::move(help),
+              .default_value = Concat(usual),
+              .set =
+                  [=](std::string_view value) {
+                    float number = 0;
+                    SPOTD_RETURN_IF_ERROR(ParseFraction(value, min, max, &number));
+                    *target = number;
+                    return absl::OkStatus();
+                  },
+              .value = "",
+              .source = ""});
 }
 
-void OptionTable::Add(std::string name, std::string help, std::chrono::milliseconds* target) {
-  Add({std::move(name), "TIME", std::move(help), FormatDuration(*target),
-       [target](std::string_view value) { return ParseDuration(value, target); }});
+OptionTable::Option& OptionTable::Add(std::string name, std::string help,
+                                      std::optional<int32_t>* target, int32_t usual, int32_t min,
+                                      int32_t max) {
+  return Add({.name = std::move(name),
+              .type = "integer",
+              .placeholder = "N",
+              .limits = FormatBounds(min, max),
+              .help = std::move(help),
+              .default_value = Concat(usual),
+              .set =
+                  [=](std::string_view value) {
+                    int32_t number = 0;
+                    SPOTD_RETURN_IF_ERROR(ParseInteger(value, min, max, &number));
+                    *target = number;
+                    return absl::OkStatus();
+                  },
+              .value = "",
+              .source = ""});
 }
 
-const OptionTable::Option* OptionTable::Find(std::string_view name, bool flag) const {
-  for (const Section& section : sections_) {
+OptionTable::Option& OptionTable::AddChoice(std::string name, std::string help,
+                                            std::vector<std::string> choices,
+                                            std::string default_value, Setter set) {
+  std::string limits = JoinChoices(choices);
+  return Add({.name = std::move(name),
+              .type = "choice",
+              .placeholder = "NAME",
+              .limits = std::move(limits),
+              .help = std::move(help),
+              .default_value = std::move(default_value),
+              .set = [choices, set = std::move(set)](std::string_view value) -> absl::Status {
+                if (std::find(choices.begin(), choices.end(), value) == choices.end()) {
+                  return InvalidArgument("\"", value, "\" is none of ", JoinChoices(choices));
+                }
+                return set(value);
+              },
+              .value = "",
+              .source = ""});
+}
+
+OptionTable::Option& OptionTable::AddChoice(std::string name, std::string help,
+                                            std::vector<std::string> choices, std::string* target) {
+  return AddChoice(std::move(name), std::move(help), std::move(choices), *target,
+                   [target](std::string_view value) {
+                     *target = std::string(value);
+                     return absl::OkStatus();
+                   });
+}
+
+OptionTable::Option* OptionTable::Find(std::string_view name, bool flag) {
+  for (Section& section : sections_) {
     if (section.flags_only && !flag) continue;
-    for (const Option& option : section.options) {
+    for (Option& option : section.options) {
       if (option.name == name) return &option;
     }
   }
   return nullptr;
 }
 
-std::string OptionTable::Suggest(std::string_view name) const {
+std::string OptionTable::Nearest(std::string_view name) const {
   size_t best = 3;  // farther than two edits is another word
-  std::string suggestion;
+  std::string nearest;
   for (const Section& section : sections_) {
     for (const Option& option : section.options) {
       const size_t distance = EditDistance(name, option.name);
       if (distance < best) {
         best = distance;
-        suggestion = Concat("; did you mean --", option.name, "?");
+        nearest = option.name;
       }
     }
   }
-  return suggestion.empty() ? "; see --help" : suggestion;
+  return nearest;
 }
 
-absl::Status OptionTable::Set(const Option& option, std::string_view value,
-                              std::string_view source) const {
-  const absl::Status status = option.set(value);
-  if (status.ok()) return status;
-  return InvalidArgument(source, ": ", status.message());
+std::string OptionTable::Suggest(std::string_view name) const {
+  const std::string nearest = Nearest(name);
+  return nearest.empty() ? "; see --help" : Concat("; did you mean --", nearest, "?");
 }
 
 absl::Status OptionTable::ParseFlags(std::span<const char* const> args) {
@@ -215,7 +251,7 @@ absl::Status OptionTable::ParseFlags(std::span<const char* const> args) {
     }
     const size_t equals = arg.find('=');
     const std::string_view name = arg.substr(2, equals == arg.npos ? arg.npos : equals - 2);
-    const Option* option = Find(name, true);
+    Option* option = Find(name, true);
     if (option == nullptr) return InvalidArgument("unknown flag --", name, Suggest(name));
     std::string_view value = "true";
     if (equals != arg.npos) {
@@ -224,18 +260,18 @@ absl::Status OptionTable::ParseFlags(std::span<const char* const> args) {
       if (++i == args.size()) return InvalidArgument("--", name, " needs a value");
       value = args[i];
     }
-    SPOTD_RETURN_IF_ERROR(Set(*option, value, Concat("--", name)));
+    SPOTD_RETURN_IF_ERROR(Set(option, value, Concat("--", name)));
   }
   return absl::OkStatus();
 }
 
 absl::Status OptionTable::ParseEnvironment(const std::function<const char*(const char*)>& get) {
-  for (const Section& section : sections_) {
+  for (Section& section : sections_) {
     if (section.flags_only) continue;
-    for (const Option& option : section.options) {
+    for (Option& option : section.options) {
       const std::string variable = EnvironmentName(option.name);
       if (const char* value = get(variable.c_str()); value != nullptr) {
-        SPOTD_RETURN_IF_ERROR(Set(option, value, variable));
+        SPOTD_RETURN_IF_ERROR(Set(&option, value, variable));
       }
     }
   }
@@ -247,12 +283,18 @@ absl::Status OptionTable::ParseYaml(const std::string& text, const std::string& 
     const YAML::Node root = YAML::Load(text);
     if (root.IsNull()) return absl::OkStatus();
     if (!root.IsMap()) return InvalidArgument(path, ": not a map of option names to values");
+    std::set<std::string> seen;
     for (const auto& entry : root) {
-      const std::string name = entry.first.as<std::string>();
-      const Option* option = Find(name, false);
-      if (option == nullptr) return InvalidArgument(path, ": unknown key ", name, Suggest(name));
-      if (!entry.second.IsScalar()) return InvalidArgument(path, ": ", name, ": not a plain value");
-      SPOTD_RETURN_IF_ERROR(Set(*option, entry.second.as<std::string>(), Concat(path, ": ", name)));
+      const std::string where = Concat(path, ":", entry.first.Mark().line + 1);
+      if (!entry.first.IsScalar()) return InvalidArgument(where, ": a key is not a plain name");
+      const std::string& name = entry.first.Scalar();
+      Option* option = Find(name, false);
+      if (option == nullptr) return InvalidArgument(where, ": unknown key ", name, Suggest(name));
+      if (!seen.insert(name).second) return InvalidArgument(where, ": ", name, " is set twice");
+      if (!entry.second.IsScalar()) {
+        return InvalidArgument(where, ": ", name, ": not a plain value");
+      }
+      SPOTD_RETURN_IF_ERROR(Set(option, entry.second.Scalar(), Concat(where, ": ", name)));
     }
   } catch (const YAML::Exception& error) {
     return InvalidArgument(path, ": ", error.what());
@@ -260,22 +302,17 @@ absl::Status OptionTable::ParseYaml(const std::string& text, const std::string& 
   return absl::OkStatus();
 }
 
-std::string OptionTable::Help() const {
-  constexpr size_t kColumn = 30;
-  std::ostringstream out;
-  for (const Section& section : sections_) {
-    out << "\n" << section.title << "\n";
-    for (const Option& option : section.options) {
-      std::string left = "  --" + option.name;
-      if (!option.placeholder.empty()) left += " " + option.placeholder;
-      left += left.size() < kColumn ? std::string(kColumn - left.size(), ' ')
-                                    : "\n" + std::string(kColumn, ' ');
-      out << left << option.help;
-      if (!option.default_value.empty()) out << " (default " << option.default_value << ")";
-      out << "\n";
-    }
+absl::Status OptionTable::CheckEnvironmentName(std::string_view variable) const {
+  variable = variable.substr(0, variable.find('='));
+  if (variable.substr(0, kPrefix.size()) != kPrefix) return absl::OkStatus();
+  std::string name;
+  for (char c : variable.substr(kPrefix.size())) {
+    name += static_cast<char>(c >= 'A' && c <= 'Z' ? c - 'A' + 'a' : c);
   }
-  return out.str();
+  const std::string nearest = Nearest(name);
+  if (nearest.empty() || nearest == name) return absl::OkStatus();
+  return InvalidArgument("unknown environment variable ", variable, "; did you mean ",
+                         EnvironmentName(nearest), "?");
 }
 
 }  // namespace spotd::server

@@ -56,12 +56,22 @@ def _raise(error: grpc.RpcError):
 
 
 class Client:
-    def __init__(self, address: str = "127.0.0.1:50051", timeout: Optional[float] = None):
-        self._channel = grpc.insecure_channel(address, options=CHANNEL_OPTIONS)
+    """`tls_ca` (PEM bytes) makes it speak TLS, `tls_cert` and `tls_key` show a certificate, `token` is a bearer token."""
+
+    def __init__(self, address: str = "127.0.0.1:50051", timeout: Optional[float] = None, *,
+                 tls_ca: Optional[bytes] = None, tls_cert: Optional[bytes] = None, tls_key: Optional[bytes] = None,
+                 token: str = ""):
+        if tls_ca is None:
+            self._channel = grpc.insecure_channel(address, options=CHANNEL_OPTIONS)
+        else:
+            credentials = grpc.ssl_channel_credentials(tls_ca, tls_key, tls_cert)
+            self._channel = grpc.secure_channel(address, credentials, options=CHANNEL_OPTIONS)
         self._sessions = sessions_pb2_grpc.SessionServiceStub(self._channel)
         self._inference = inference_pb2_grpc.InferenceServiceStub(self._channel)
         self._models = models_pb2_grpc.ModelServiceStub(self._channel)
-        self._timeout = timeout
+        self._options = {"timeout": timeout}
+        if token:
+            self._options["metadata"] = [("authorization", f"Bearer {token}")]
 
     def __enter__(self):
         return self
@@ -74,7 +84,7 @@ class Client:
 
     def _call(self, method, request):
         try:
-            return method(request, timeout=self._timeout)
+            return method(request, **self._options)
         except grpc.RpcError as error:
             _raise(error)
 
@@ -135,7 +145,7 @@ class Client:
 
     def _append(self, requests, on_progress):
         try:
-            for response in self._inference.Append(requests, timeout=self._timeout):
+            for response in self._inference.Append(requests, **self._options):
                 if response.HasField("result"):
                     return response.result
                 if on_progress:
@@ -150,7 +160,7 @@ class Client:
         request = inference_pb2.GenerateRequest(session=session, top_blocks=top_blocks, policy=policy,
                                                 sampling=inference_pb2.Sampling(**sampling))
         request.prompt.extend(_prompt(text, message))
-        call = self._inference.Generate(request, timeout=self._timeout)
+        call = self._inference.Generate(request, **self._options)
         try:
             for response in call:
                 if response.HasField("delta"):

@@ -100,7 +100,7 @@ class StartTest(unittest.TestCase):
     def test_unknown_backend(self):
         result = run_spotd("--model", tiny_model(self.directory.name), "--backend=abacus", "--listen=127.0.0.1:0",
                            "--http_listen=off")
-        self.assertEqual(result.returncode, 1)
+        self.assertEqual(result.returncode, 2)
         self.assertIn("abacus", result.stderr.strip().splitlines()[-1])
 
     def test_ports_in_use(self):

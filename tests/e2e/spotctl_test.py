@@ -2,9 +2,10 @@
 """spotctl against a real server: every command, both kinds of output, and the exit codes."""
 import json
 import pathlib
+import subprocess
 import unittest
 
-from spotd_process import TINY_FLAGS, Spotd, spotctl, temporary_directory, tiny_model
+from spotd_process import BIN, TINY_FLAGS, Spotd, spotctl, temporary_directory, tiny_model
 
 
 class SpotctlTest(unittest.TestCase):
@@ -98,6 +99,22 @@ class SpotctlTest(unittest.TestCase):
         results = [e["result"] for e in events if "result" in e]
         self.assertEqual(len(results), 2)
         self.assertGreater(results[1]["usage"]["session_tokens"], 0, "the second turn continues the first")
+
+    def test_watch(self):
+        load = subprocess.Popen([str(BIN / "spotctl"), "--address", self.spotd.address, "complete", "--text", "go",
+                                 "--max-tokens", "400", "--ignore-eos"], stdout=subprocess.DEVNULL,
+                                stderr=subprocess.DEVNULL)
+        shown = self.run_ok("watch", "--metrics", self.spotd.http, "--interval", "0.2", "--count", "3").stdout
+        load.wait(60)
+        for part in ("spotd ", "qwen3", "ready", "prefill", "decode", "density", "first token", "KV"):
+            self.assertEqual(shown.count(part) >= 3, True, part)
+        before = [json.loads(line) for line in spotctl(self.spotd.address, "watch", "--metrics", self.spotd.http,
+                  "--interval", "0.1", "--count", "2", "--json").stdout.splitlines()]
+        self.assertEqual(len(before), 2)
+        self.assertEqual((before[0]["state"], before[0]["requests_running"]), ("ready", 0))
+        result = spotctl(self.spotd.address, "watch", "--metrics", "127.0.0.1:1", "--count", "1")
+        self.assertEqual(result.returncode, 1)
+        self.assertIn("nobody listens", result.stderr)
 
     def test_a_failed_call_gives_one_and_the_reason(self):
         result = spotctl(self.spotd.address, "sessions", "show", "nobody")

@@ -43,9 +43,9 @@ class Spotd:
     def _read_log(self):
         for line in self.process.stderr:
             self.log.append(line.rstrip())
-            found = re.search(r'msg="serving" grpc=(\S+) http=(\S+)', line)
-            if found:
-                self.address, self.http = found.groups()
+            if '"msg":"serving"' in line:
+                serving = json.loads(line)
+                self.address, self.http = serving["grpc"], serving["http"]
                 self._serving.set()
         self._serving.set()  # the process has ended
 

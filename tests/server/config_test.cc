@@ -44,7 +44,7 @@ TEST(ConfigTest, ReadsFlagsInBothForms) {
   EXPECT_EQ(config->block_tokens, 32);
   EXPECT_EQ(config->selector_keys, kernels::SelectorKeyFormat::kFp4);
   EXPECT_EQ(config->drain_timeout.count(), 1500);
-  EXPECT_FALSE(config->reflection);
+  EXPECT_EQ(config->reflection, "false");
   EXPECT_EQ(config->policy.kind, model::PolicyKind::kWindow);
   EXPECT_EQ(config->policy.fraction, 0.2f);
   EXPECT_EQ(config->policy.k_max_tokens, 99);
@@ -65,8 +65,14 @@ TEST(ConfigTest, FlagsWinOverTheEnvironmentAndThatOverTheFile) {
 TEST(ConfigTest, NamesWhatIsWrong) {
   EXPECT_THAT(ErrorOf({}), HasSubstr("--model is required"));
   EXPECT_THAT(ErrorOf({"--polcy=full"}), HasSubstr("unknown flag --polcy; did you mean --policy?"));
-  EXPECT_THAT(ErrorOf({"--policy=best", "--model=m"}), HasSubstr("--policy: unknown policy"));
+  EXPECT_THAT(ErrorOf({"--policy=best", "--model=m"}),
+              HasSubstr("--policy: \"best\" is none of full"));
   EXPECT_THAT(ErrorOf({"--model=m", "--kv_memory=lots"}), HasSubstr("--kv_memory: \"lots\""));
+  EXPECT_THAT(ErrorOf({"--model=m", "--max_prompt=1"}), HasSubstr("from 1KiB to 1GiB"));
+  EXPECT_THAT(ErrorOf({"--model=m", "--drain_timeout=25h"}), HasSubstr("from 0s to 24h"));
+  EXPECT_THAT(ErrorOf({"--model=m", "--fraction=7"}),
+              HasSubstr("--fraction: \"7\" is not a number from 0 to 1"));
+  EXPECT_THAT(ErrorOf({"--model=m", "--p_total=nan"}), HasSubstr("--p_total"));
   EXPECT_THAT(ErrorOf({"--model=m", "--kv_memory=-1GiB"}), HasSubstr("is not a size"));
   EXPECT_THAT(ErrorOf({"--model=m", "--block_tokens=17"}), HasSubstr("none of 16, 32, 64"));
   EXPECT_THAT(ErrorOf({"--model=m", "--max_running=65"}), HasSubstr("from 1 to 64"));
@@ -77,7 +83,15 @@ TEST(ConfigTest, NamesWhatIsWrong) {
   EXPECT_THAT(ErrorOf({"--model=m"}, {{"SPOTD_THREADS", "many"}}), HasSubstr("SPOTD_THREADS"));
   EXPECT_THAT(ErrorOf({"--model=m", "--config=/no/such"}), HasSubstr("cannot read /no/such"));
   const std::string bad = WriteFile("modle: x\n");
-  EXPECT_THAT(ErrorOf({"--config", bad.c_str()}), HasSubstr("unknown key modle"));
+  EXPECT_THAT(ErrorOf({"--config", bad.c_str()}),
+              HasSubstr(bad + ":1: unknown key modle; did you mean --model?"));
+  const std::string twice = WriteFile("model: x\n\nmodel: y\n");
+  EXPECT_THAT(ErrorOf({"--config", twice.c_str()}), HasSubstr(twice + ":3: model is set twice"));
+  const std::string range = WriteFile("model: x\nmax_running: 65\n");
+  EXPECT_THAT(ErrorOf({"--config", range.c_str()}),
+              HasSubstr(range + ":2: max_running: \"65\" is not an integer from 1 to 64"));
+  const std::string nested = WriteFile("model: {path: x}\n");
+  EXPECT_THAT(ErrorOf({"--config", nested.c_str()}), HasSubstr("model: not a plain value"));
   const std::string broken = WriteFile("model: [unclosed\n");
   EXPECT_THAT(ErrorOf({"--config", broken.c_str()}), HasSubstr(broken));
 }
@@ -90,8 +104,52 @@ TEST(ConfigTest, TheDefaultPolicyDependsOnTheSelector) {
   const auto topk = Parse({"--model=m", "--policy=topk"});
   EXPECT_THAT(std::string(topk->DefaultPolicy(false).status().message()),
               HasSubstr("needs --selector"));
-  const auto bad = Parse({"--model=m", "--fraction=1.5"});
+  const auto bad = Parse({"--model=m", "--fraction=0"});
   EXPECT_THAT(std::string(bad->DefaultPolicy(false).status().message()), HasSubstr("fraction"));
+}
+
+TEST(ConfigTest, SaysWhatIsSetAndByWhom) {
+  const std::string file = WriteFile("model: m\nthreads: 3\n");
+  const auto config =
+      Parse({"--config", file.c_str(), "--max_running=7"}, {{"SPOTD_THREADS", "4"}});
+  ASSERT_TRUE(config.ok()) << config.status();
+  EXPECT_EQ(config->effective, "model: \"m\"  # " + file +
+                                   ":1: model\nthreads: \"4\"  # SPOTD_THREADS\n"
+                                   "max_running: \"7\"  # --max_running\n");
+}
+
+TEST(ConfigTest, RefusesMisspeltVariablesOnly) {
+  const auto check = [](const char* variable) {
+    const char* const environment[] = {"PATH=/bin", variable, nullptr};
+    return CheckEnvironment(environment);
+  };
+  EXPECT_TRUE(check("SPOTD_MAX_RUNNING=1").ok());
+  EXPECT_TRUE(check("SPOTD_CONFIG=/etc/spotd.yaml").ok());
+  for (const char* of_an_orchestrator :
+       {"SPOTD_SERVICE_HOST=10.0.0.1", "SPOTD_PORT=tcp://10.0.0.1:50051",
+        "SPOTD_PORT_50051_TCP_ADDR=10.0.0.1", "SPOTD_ADDRESS=x"}) {
+    EXPECT_TRUE(check(of_an_orchestrator).ok()) << of_an_orchestrator;
+  }
+  EXPECT_THAT(std::string(check("SPOTD_MAX_RUNING=1").message()),
+              HasSubstr("SPOTD_MAX_RUNING; did you mean SPOTD_MAX_RUNNING?"));
+}
+
+TEST(ConfigTest, SecurityOptionsMustFitTogether) {
+  EXPECT_THAT(ErrorOf({"--model=m", "--tls_cert=c"}), HasSubstr("belong together"));
+  EXPECT_THAT(ErrorOf({"--model=m", "--tls_client_ca=c"}), HasSubstr("needs --tls_cert"));
+  EXPECT_THAT(ErrorOf({"--model=m", "--auth_tokens=t", "--listen=0.0.0.0:1"}),
+              HasSubstr("in the clear"));
+  EXPECT_THAT(ErrorOf({"--model=m", "--auth_tokens=t", "--listen=127.evil.net:1"}),
+              HasSubstr("in the clear"));
+  EXPECT_TRUE(Parse({"--model=m", "--auth_tokens=t"}).ok()) << "loopback";
+  EXPECT_TRUE(Parse({"--model=m", "--auth_tokens=t", "--listen=0.0.0.0:1", "--tls_cert=c",
+                     "--tls_key=k", "--auth_health"})
+                  .ok());
+  EXPECT_THAT(ErrorOf({"--model=m", "--auth_health", "--auth_tokens=t"}),
+              HasSubstr("--auth_health needs"));
+  EXPECT_TRUE(Parse({"--model=m"})->ServesReflection());
+  EXPECT_FALSE(Parse({"--model=m", "--listen=0.0.0.0:1"})->ServesReflection());
+  EXPECT_TRUE(Parse({"--model=m", "--listen=0.0.0.0:1", "--reflection=true"})->ServesReflection());
 }
 
 TEST(ConfigTest, HelpNamesEveryOption) {
@@ -103,6 +161,11 @@ TEST(ConfigTest, HelpNamesEveryOption) {
         "--drain_timeout", "--version", "--config"}) {
     EXPECT_THAT(help, HasSubstr(std::string(option) + " ")) << option;
   }
+  EXPECT_THAT(
+      ReferenceText(),
+      HasSubstr("| `max_running` | integer, 1 to 64 | `64` | Sequences decoded together. |"));
+  EXPECT_THAT(ReferenceText(), HasSubstr("| `tls_key` | path |  | Private key (PEM) of tls_cert. "
+                                         "Read again when it changes. Holds secrets. |"));
 }
 
 }  // namespace

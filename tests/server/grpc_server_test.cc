@@ -65,6 +65,25 @@ TEST(GrpcServerTest, ReflectionListsTheServices) {
   }
 }
 
+TEST(GrpcServerTest, LogsRequestIdAndTraceAndEchoesTheId) {
+  TestServer server;
+  grpc::ClientContext context;
+  context.AddMetadata("x-request-id", "order-66");
+  context.AddMetadata("traceparent", "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01");
+  v1::ListModelsResponse response;
+  ::testing::internal::CaptureStderr();
+  const grpc::Status status = server.models().ListModels(&context, {}, &response);
+  const std::string log = ::testing::internal::GetCapturedStderr();
+  ASSERT_TRUE(status.ok()) << status.error_message();
+  const auto echoed = context.GetServerInitialMetadata().find("x-request-id");
+  ASSERT_NE(echoed, context.GetServerInitialMetadata().end());
+  EXPECT_EQ(echoed->second, "order-66");
+  for (const char* part : {"request_id=order-66", "trace_id=0af7651916cd43dd8448eb211c80319c",
+                           "parent_id=b7ad6b7169203331", "tenant=default"}) {
+    EXPECT_NE(log.find(part), std::string::npos) << part << " in " << log;
+  }
+}
+
 TEST(GrpcServerTest, APortInUseIsAnErrorThatNamesIt) {
   server::ServiceContext context;
   const auto first = server::GrpcServer::Start({.listen = "127.0.0.1:0"}, context);

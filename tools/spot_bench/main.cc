@@ -1,5 +1,5 @@
 // spot-bench: how fast this machine prefills and decodes a model, with the floor beside each
-// figure.
+// figure; and what clients of a running server see under load.
 #include <cstdio>
 #include <string>
 #include <thread>
@@ -10,6 +10,7 @@
 #include "absl/flags/usage.h"
 #include "nlohmann/json.hpp"
 #include "tools/spot_bench/measure.h"
+#include "tools/spot_bench/serve.h"
 
 ABSL_FLAG(std::string, model, "", "model to measure: a .gguf file or a Hugging Face directory");
 ABSL_FLAG(std::string, selector, "",
@@ -34,9 +35,10 @@ namespace {
 constexpr int32_t kSpareTokens = 16;  // for the steps that warm up
 
 constexpr char kUsage[] =
-    "measures a model on this machine.\n"
+    "measures a model on this machine, or a running server.\n"
     "  spot-bench prefill --model M --context 8192\n"
-    "  spot-bench decode --model M --context 8192 --policy quest --fraction 0.1";
+    "  spot-bench decode --model M --context 8192 --policy quest --fraction 0.1\n"
+    "  spot-bench serve --address H:P --rate 4 --mix 512/64@0.9,8000/32@0.1 --duration 60s";
 
 absl::StatusOr<BenchOptions> OptionsFromFlags() {
   BenchOptions options;
@@ -117,6 +119,7 @@ void PrintDecode(const DecodeResult& r, const std::string& policy, bool json) {
 }
 
 absl::Status Run(const std::string& command) {
+  if (command == "serve") return RunServe();
   auto options = OptionsFromFlags();
   if (!options.ok()) return options.status();
   if (const absl::Status status = options->policy.Validate(); !status.ok()) return status;
@@ -143,7 +146,7 @@ int main(int argc, char** argv) {
   absl::SetProgramUsageMessage(spotd::bench::kUsage);
   const std::vector<char*> args = absl::ParseCommandLine(argc, argv);
   const std::string command = args.size() == 2 ? args[1] : "";
-  if (command != "prefill" && command != "decode") {
+  if (command != "prefill" && command != "decode" && command != "serve") {
     std::fprintf(stderr, "spot-bench %s\n", spotd::bench::kUsage);
     return 2;
   }

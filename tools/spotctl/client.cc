@@ -49,13 +49,19 @@ std::string ToJson(const google::protobuf::Message& message) {
   return status.ok() ? json : "{}";
 }
 
+std::shared_ptr<grpc::ChannelCredentials> Credentials(const ClientOptions& options) {
+  if (options.tls_ca.empty()) return grpc::InsecureChannelCredentials();
+  return grpc::SslCredentials({.pem_root_certs = options.tls_ca,
+                               .pem_private_key = options.tls_key,
+                               .pem_cert_chain = options.tls_cert});
+}
+
 }  // namespace
 
 Client::Client(const ClientOptions& options) : options_(options) {
   grpc::ChannelArguments arguments;
   arguments.SetMaxReceiveMessageSize(kMaxMessageBytes);
-  channel_ =
-      grpc::CreateCustomChannel(options.address, grpc::InsecureChannelCredentials(), arguments);
+  channel_ = grpc::CreateCustomChannel(options.address, Credentials(options), arguments);
   sessions_ = v1::SessionService::NewStub(channel_);
   inference_ = v1::InferenceService::NewStub(channel_);
   models_ = v1::ModelService::NewStub(channel_);
@@ -64,6 +70,9 @@ Client::Client(const ClientOptions& options) : options_(options) {
 Client::Context::Context(const Client& client) {
   if (client.options_.timeout.has_value()) {
     context_.set_deadline(std::chrono::system_clock::now() + *client.options_.timeout);
+  }
+  if (!client.options_.token.empty()) {
+    context_.AddMetadata("authorization", "Bearer " + client.options_.token);
   }
   std::lock_guard lock(interrupt_mutex);
   running_call = &context_;

@@ -25,6 +25,10 @@ inline constexpr int kUsageError = 2;
 struct ClientOptions {
   std::string address;
   bool json = false;
+  std::string tls_ca;    // PEM; empty: plaintext
+  std::string tls_cert;  // PEM; empty: none is shown
+  std::string tls_key;
+  std::string token;                                 // bearer token; empty: none is sent
   std::optional<std::chrono::milliseconds> timeout;  // of each call
 };
 
@@ -38,8 +42,8 @@ class Client {
   const std::shared_ptr<grpc::Channel>& channel() const { return channel_; }
   bool json() const { return options_.json; }
 
-  // A context with the client's timeout. While it lives, Ctrl-C cancels it instead of ending
-  // spotctl.
+  // A context with the client's timeout and token. While it lives, Ctrl-C cancels it instead of
+  // ending spotctl.
   class Context {
    public:
     explicit Context(const Client& client);

@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <cstdio>
-#include <cstdlib>
 #include <sstream>
 #include <string>
 #include <string_view>
@@ -12,6 +11,7 @@
 #include "tools/spotctl/client.h"
 #include "tools/spotctl/command_line.h"
 #include "tools/spotctl/commands.h"
+#include "tools/spotctl/connection_options.h"
 
 namespace spotd::spotctl {
 
@@ -22,19 +22,10 @@ int UsageError(const absl::Status& status) {
 
 namespace {
 
-constexpr char kDefaultAddress[] = "127.0.0.1:50051";
-
-std::vector<OptionSpec> CommonOptions() {
-  return {{"address", "HOST:PORT", "the server (default $SPOTD_ADDRESS, else 127.0.0.1:50051)"},
-          {"json", nullptr, "plain JSON, one object a line"},
-          {"timeout", "SECONDS", "give up on a call after this long"},
-          {"help", nullptr, "show this text"}};
-}
-
 std::vector<Command> AllCommands() {
   std::vector<Command> all;
   for (const auto& group :
-       {ChatCommands(), InferenceCommands(), SessionCommands(), ModelCommands()}) {
+       {ChatCommands(), InferenceCommands(), SessionCommands(), ModelCommands(), WatchCommands()}) {
     all.insert(all.end(), group.begin(), group.end());
   }
   return all;
@@ -55,7 +46,7 @@ int PrintHelp(const std::vector<Command>& commands) {
     std::printf("  %-32s %s\n", left.c_str(), command.help);
   }
   std::printf("\nOptions of every command; \"spotctl COMMAND --help\" shows the rest:\n");
-  PrintOptions(CommonOptions());
+  PrintOptions(ConnectionOptions());
   std::printf("\nExit codes: 0 done, 1 the call failed, 2 usage.\n");
   return kOk;
 }
@@ -64,7 +55,7 @@ int PrintCommandHelp(const Command& command) {
   std::printf("Usage: spotctl %s %s [OPTIONS]\n\n%s.\n\n", command.name, command.arguments,
               command.help);
   PrintOptions(command.options);
-  PrintOptions(CommonOptions());
+  PrintOptions(ConnectionOptions());
   return kOk;
 }
 
@@ -87,21 +78,8 @@ const Command* TakeCommand(const std::vector<Command>& commands,
   return nullptr;
 }
 
-absl::StatusOr<ClientOptions> ClientOptionsOf(const CommandLine& line) {
-  ClientOptions options;
-  const char* environment = std::getenv("SPOTD_ADDRESS");
-  options.address =
-      line.Get("address").value_or(environment == nullptr ? kDefaultAddress : environment);
-  options.json = line.Has("json");
-  SPOTD_ASSIGN_OR_RETURN(const std::optional<float> timeout, line.GetFloat("timeout"));
-  if (timeout.has_value()) {
-    options.timeout = std::chrono::milliseconds(static_cast<int64_t>(*timeout * 1000));
-  }
-  return options;
-}
-
 int RunCommand(const Command& command, const std::vector<std::string_view>& args) {
-  std::vector<OptionSpec> options = CommonOptions();
+  std::vector<OptionSpec> options = ConnectionOptions();
   options.insert(options.end(), command.options.begin(), command.options.end());
   const absl::StatusOr<CommandLine> line = CommandLine::Parse(args, options);
   if (!line.ok()) return UsageError(line.status());
@@ -111,7 +89,7 @@ int RunCommand(const Command& command, const std::vector<std::string_view>& args
     return UsageError(
         InvalidArgument("usage: spotctl ", command.name, " ", command.arguments, " [OPTIONS]"));
   }
-  const absl::StatusOr<ClientOptions> client_options = ClientOptionsOf(*line);
+  const absl::StatusOr<ClientOptions> client_options = ReadConnectionOptions(*line);
   if (!client_options.ok()) return UsageError(client_options.status());
   StartInterruptHandler();
   return command.run(Client(*client_options), *line);
@@ -121,9 +99,7 @@ int RunCommand(const Command& command, const std::vector<std::string_view>& args
 void MoveLeadingOptionsBack(std::vector<std::string_view>* args) {
   size_t count = 0;
   while (count < args->size() && (*args)[count].substr(0, 2) == "--") {
-    const std::string_view option = (*args)[count];
-    const bool takes_value = option == "--address" || option == "--timeout";
-    count += takes_value ? 2 : 1;
+    count += TakesConnectionValue((*args)[count]) ? 2 : 1;
   }
   count = std::min(count, args->size());
   std::rotate(args->begin(), args->begin() + static_cast<std::ptrdiff_t>(count), args->end());

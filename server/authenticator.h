@@ -1,0 +1,68 @@
+// Who is calling, from a bearer token or a client certificate.
+//
+// With a token file, a call must carry "authorization: Bearer TOKEN" and belongs to the token's
+// tenant. With client certificates alone, its tenant is the common name of the verified
+// certificate. The token file is read again when it changes; a file that does not parse is logged
+// and leaves the old tokens in force.
+#pragma once
+
+#include <chrono>
+#include <condition_variable>
+#include <memory>
+#include <mutex>
+#include <string>
+#include <string_view>
+#include <thread>
+
+#include "absl/status/statusor.h"
+#include "server/identity.h"
+#include "server/token_file.h"
+
+namespace grpc {
+class AuthMetadataProcessor;
+}
+
+namespace spotd::server {
+
+// Reasons of UNAUTHENTICATED errors.
+inline constexpr char kTokenMissing[] = "TOKEN_MISSING";
+inline constexpr char kTokenInvalid[] = "TOKEN_INVALID";
+inline constexpr char kCertificateUnusable[] = "CERTIFICATE_UNUSABLE";
+
+// Thread-safe.
+class Authenticator final : public IdentityProvider {
+ public:
+  struct Options {
+    std::string token_file;  // empty: by client certificate
+    std::chrono::milliseconds reload_interval{10'000};
+  };
+
+  // INVALID_ARGUMENT when the token file cannot be read or parsed.
+  static absl::StatusOr<std::unique_ptr<Authenticator>> Create(const Options& options);
+  ~Authenticator() override;
+
+  absl::StatusOr<Identity> Identify(const grpc::CallbackServerContext& call) const override;
+
+  // By the value of the "authorization" header; empty: there was none.
+  absl::StatusOr<Identity> IdentifyByToken(std::string_view authorization) const;
+
+ private:
+  Authenticator(const Options& options, std::string text, TokenFile tokens);
+
+  void WatchFile();
+  void ReloadIfChanged();
+
+  const Options options_;
+  std::string last_seen_;  // the file's content, or why it cannot be read; the watcher's
+  mutable std::mutex mutex_;
+  std::condition_variable stop_changed_;
+  bool stop_ = false;                        // guarded by mutex_
+  std::shared_ptr<const TokenFile> tokens_;  // guarded by mutex_; null: by client certificate
+  std::thread watcher_;
+};
+
+// Demands a token for health checks and reflection, which are not services of spotd and never ask
+// an IdentityProvider. For the credentials of a TLS port; `authenticator` must outlive the server.
+std::shared_ptr<grpc::AuthMetadataProcessor> NewHealthGuard(const Authenticator& authenticator);
+
+}  // namespace spotd::server

@@ -1,0 +1,33 @@
+// A selector file for a model of two layers.
+#include "runtime/model/selector.h"
+#include "tests/fuzz/fuzz_target.h"
+
+namespace {
+
+// make_seeds.py writes a selector for it.
+spotd::model::ModelConfig TwoLayers() {
+  spotd::model::ModelConfig config;
+  config.name = "fuzz";
+  config.architecture = "llama";
+  config.layers = 2;
+  config.hidden = 64;
+  return config;
+}
+
+}  // namespace
+
+int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
+  static const spotd::model::ModelConfig config = TwoLayers();
+  const spotd::fuzz::MemoryFile file(spotd::fuzz::AsText(data, size));
+  const auto selector = spotd::model::OpenSelector(file.path(), config);
+  if (!selector.ok()) return 0;
+  for (int layer = 0; layer < config.layers; ++layer) {
+    for (const char* part : {"q", "k", "w", "k_norm"}) {
+      const auto tensor = (*selector)->Tensor(layer, part);
+      if (!tensor.ok() || tensor->bytes == 0) continue;
+      volatile char last = static_cast<const char*>(tensor->data)[tensor->bytes - 1];
+      (void)last;
+    }
+  }
+  return 0;
+}
