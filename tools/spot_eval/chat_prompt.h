@@ -17,6 +17,9 @@ namespace spotd::eval {
 struct PromptTokens {
   std::vector<int32_t> document;  // everything before the question
   std::vector<int32_t> question;  // the question, the template's reply header, the reply's start
+  // The line of the document that holds the answer, where there is one answer: tokens [begin, end).
+  int32_t fact_begin = 0;
+  int32_t fact_end = 0;
 };
 
 class ChatPrompt {
@@ -29,6 +32,9 @@ class ChatPrompt {
  private:
   // Control tokens of the template count as such; those that the text happens to spell do not.
   absl::Status Append(const std::string& text, bool from_template, std::vector<int32_t>* to) const;
+  // Sets the fact's place, give or take the token that a line's end may share with the next.
+  absl::Status FindFact(const std::string& document, const std::string& answer,
+                        PromptTokens* tokens) const;
 
   const text::Tokenizer* tokenizer_ = nullptr;
   std::string before_;  // the template's text around a user's message

@@ -60,6 +60,7 @@ absl::Status EvalModel::Step(std::span<EvalRow* const> rows, std::span<const int
     decode[i].token = tokens[i];
     decode[i].table = &rows[i]->table;
     decode[i].policy = rows[i]->spec->policy;
+    decode[i].trace = rows[i]->trace;
     decode[i].sampling.top_p = 1;
     decode[i].sampling.repetition_penalty = 1;
     SPOTD_RETURN_IF_ERROR(loaded_->store().Reserve(&rows[i]->table, 1));

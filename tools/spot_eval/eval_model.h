@@ -53,6 +53,7 @@ struct EvalRow {
   const PolicySpec* spec = nullptr;
   kvstore::BlockTable table;
   Reading reading;
+  model::SelectionTrace* trace = nullptr;  // nullable: the blocks that the last step read
 };
 
 class EvalModel {

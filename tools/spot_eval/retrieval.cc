@@ -16,6 +16,9 @@ struct ReplyRow {
   int32_t max_new_tokens = 0;
   std::vector<int32_t> reply;
   bool done = false;
+  std::vector<double> recall;  // sums over the steps that predict the reply, a layer each
+  int64_t recall_steps = 0;
+  model::SelectionTrace trace;
 
   int32_t NextToken() const { return fed < question.size() ? question[fed] : reply.back(); }
   // After NextToken was fed; `predicted` follows it.
@@ -27,6 +30,18 @@ struct ReplyRow {
     done = reply.size() >= static_cast<size_t>(max_new_tokens);
   }
 };
+
+// Adds what the last step of `row` read of the blocks [begin, end).
+void AddRecall(int32_t begin, int32_t end, ReplyRow* row) {
+  const std::vector<std::vector<int32_t>>& layers = row->trace.blocks;
+  row->recall.resize(layers.size());
+  ++row->recall_steps;
+  for (size_t layer = 0; layer < layers.size(); ++layer) {
+    const auto low = std::lower_bound(layers[layer].begin(), layers[layer].end(), begin);
+    const auto high = std::lower_bound(low, layers[layer].end(), end);
+    row->recall[layer] += static_cast<double>(high - low) / (end - begin);
+  }
+}
 
 class ReplyBatch {
  public:
@@ -40,6 +55,11 @@ class ReplyBatch {
   absl::StatusOr<std::vector<std::vector<Reply>>> Replies() const;
 
  private:
+  const PromptTokens& PromptOf(const ReplyRow& row) const {
+    return prompts_[static_cast<size_t>(&row - rows_.data()) / (policies_.size() + 1)].tokens;
+  }
+  void WatchFact(ReplyRow* row) const;
+
   EvalModel& model_;
   std::span<const Prompt> prompts_;
   std::span<const PolicySpec> policies_;
@@ -69,6 +89,9 @@ absl::Status ReplyBatch::Prefill() {
       row.max_new_tokens = prompt.max_new_tokens;
     }
   }
+  for (ReplyRow& row : rows_) {
+    if (PromptOf(row).fact_end > 0) row.row.trace = &row.trace;
+  }
   if (std::any_of(policies_.begin(), policies_.end(),
                   [](const PolicySpec& spec) { return spec.twilight.has_value(); })) {
     SPOTD_ASSIGN_OR_RETURN(quantised_, model_.QuantiseKeys(prefixes));
@@ -91,16 +114,28 @@ absl::Status ReplyBatch::Decode() {
     if (active.empty()) return absl::OkStatus();
     std::vector<int32_t> next(active.size());
     SPOTD_RETURN_IF_ERROR(model_.Step(rows, tokens, next, {}));
-    for (size_t i = 0; i < active.size(); ++i) active[i]->Take(next[i], eos);
+    for (size_t i = 0; i < active.size(); ++i) {
+      WatchFact(active[i]);
+      active[i]->Take(next[i], eos);
+    }
   }
+}
+
+void ReplyBatch::WatchFact(ReplyRow* row) const {
+  const PromptTokens& prompt = PromptOf(*row);
+  if (prompt.fact_end == 0 || row->fed + 1 < row->question.size()) return;
+  const int32_t block_tokens = model_.loaded().store().layout().block_tokens;
+  AddRecall(prompt.fact_begin / block_tokens, (prompt.fact_end - 1) / block_tokens + 1, row);
 }
 
 absl::StatusOr<std::vector<std::vector<Reply>>> ReplyBatch::Replies() const {
   std::vector<std::vector<Reply>> replies(prompts_.size());
   for (size_t i = 0; i < rows_.size(); ++i) {
     SPOTD_ASSIGN_OR_RETURN(std::string text, model_.loaded().tokenizer().Decode(rows_[i].reply));
+    std::vector<double> recall = rows_[i].recall;
+    for (double& layer : recall) layer /= static_cast<double>(rows_[i].recall_steps);
     replies[i / (policies_.size() + 1)].push_back(
-        {std::move(text), rows_[i].row.reading.density()});
+        {std::move(text), rows_[i].row.reading.density(), std::move(recall)});
   }
   return replies;
 }

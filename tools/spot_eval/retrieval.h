@@ -26,6 +26,9 @@ struct Prompt {
 struct Reply {
   std::string text;
   double density = 1;
+  // Of each layer: the share of the fact's blocks that were read while the reply was decoded, mean
+  // over its tokens. Empty where the prompt has no fact to watch.
+  std::vector<double> fact_recall;
 };
 
 // result[i]: the dense reply to prompts[i], then one for each policy. All prompts are decoded in

@@ -34,6 +34,7 @@ struct Scores {
   std::vector<double> policy;
   double same_reply = 0;
   double density = 0;
+  std::vector<double> fact_recall;  // of each layer, summed over prompts
 };
 
 class RetrievalRun {
@@ -173,6 +174,10 @@ class RetrievalRun {
       sum.policy.push_back(Score(item.question, reply.text));
       sum.same_reply += dense.text == reply.text ? 1 : 0;
       sum.density += reply.density;
+      sum.fact_recall.resize(reply.fact_recall.size());
+      for (size_t layer = 0; layer < reply.fact_recall.size(); ++layer) {
+        sum.fact_recall[layer] += reply.fact_recall[layer];
+      }
     }
   }
 
@@ -211,6 +216,9 @@ class RetrievalRun {
                             {"difference_ci95", Rounded(difference.half_width)},
                             {"same_reply", Rounded(sum.same_reply / count)}};
       if (point.second.has_value()) row["depth"] = *point.second;
+      for (const double recall : sum.fact_recall) {
+        row["fact_recall_layers"].push_back(Rounded(recall / count));
+      }
       report_["rows"].push_back(row);
       if (point.second.has_value()) continue;
       std::printf("| %s | %d | %s | %s | %.3f | %.3f | %.3f | %+.3f ± %.3f | %.2f |\n",

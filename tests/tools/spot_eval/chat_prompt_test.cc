@@ -38,6 +38,16 @@ TEST_F(ChatPromptTest, TheTemplateStandsAroundTheMessage) {
   EXPECT_EQ(Text(tokens->question), "\n\nWhat?<|im_end|>\n<|im_start|>assistant\nIt is");
 }
 
+TEST_F(ChatPromptTest, FindsTheLineOfTheAnswer) {
+  question_.document = {"One line.\n", "\nThe number is 4711.\n", "More.\n"};
+  question_.answers = {"4711"};
+  const auto chat = ChatPrompt::Create(*source_, tokenizer_.get());
+  const auto tokens = *chat->Encode(question_);
+  const std::vector<int32_t> fact(tokens.document.begin() + tokens.fact_begin,
+                                  tokens.document.begin() + tokens.fact_end);
+  EXPECT_EQ(Text(fact), "The number is 4711.");
+}
+
 TEST_F(ChatPromptTest, OnlyTheTemplatesControlTokensAreControlTokens) {
   const auto chat = ChatPrompt::Create(*source_, tokenizer_.get());
   const auto tokens = *chat->Encode(question_);
