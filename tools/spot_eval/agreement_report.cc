@@ -72,9 +72,7 @@ std::vector<double> ByLayer(std::span<const Agreement* const> documents, const G
 json MassJson(std::span<const Agreement* const> documents) {
   const auto mass = ByLayer(documents, [](const LayerReading& l) { return l.mass; });
   const auto oracle = ByLayer(documents, [](const LayerReading& l) { return l.oracle; });
-  const auto density = ByLayer(documents, [](const LayerReading& l) {
-    return l.chosen_blocks / std::max(1.0, l.visible_blocks);
-  });
+  const auto density = ByLayer(documents, [](const LayerReading& l) { return l.density; });
   json out = {{"mass", Mean(mass)},
               {"oracle_mass", Mean(oracle)},
               {"oracle_share", Rounded(Mean(mass) / Mean(oracle))},

@@ -128,8 +128,7 @@ void EvalModel::RecordChoices(std::span<EvalRow* const> rows) {
       sum.mass += choice.mass;
       sum.oracle += choice.oracle;
       sum.believed += choice.believed;
-      sum.chosen_blocks += choice.chosen_blocks;
-      sum.visible_blocks += choice.visible_blocks;
+      sum.density += choice.chosen_blocks / choice.visible_blocks;
       reading.beliefs.push_back(
           {static_cast<float>(choice.believed), static_cast<float>(choice.mass)});
     }

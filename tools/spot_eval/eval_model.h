@@ -17,13 +17,12 @@
 
 namespace spotd::eval {
 
-// Sums over what a row's layers read in one layer.
+// What one layer of a row read.
 struct LayerReading {
   double mass = 0;  // sums over steps of ChoiceMass's fields
   double oracle = 0;
   double believed = 0;
-  double chosen_blocks = 0;
-  double visible_blocks = 0;
+  double density = 0;  // of chosen / visible blocks
 };
 
 // One step and layer: what the chooser believed it covered, and what it did.

@@ -134,6 +134,21 @@ def draw_needles(name, report, folder):
     save(figure, folder / f"quality-{name}-needle.svg")
 
 
+def draw_recall(name, report, folder):
+    """Single needle at the longest context: which layers read its line while the reply is decoded."""
+    rows = [r for r in report["rows"] if r["task"] == "single" and "depth" not in r and r["context"] == longest(report)]
+    figure, axis = plt.subplots(figsize=(8, 3.2))
+    for r in rows:
+        if r["policy"] != "window":
+            axis.plot(r["fact_recall_layers"], marker=".", label=f"{r['policy']} (score {r['score']:.2f})",
+                      ls=":" if r["policy"].startswith("oracle") else "-")
+    axis.set_xlabel("layer")
+    axis.set_ylabel("needle's blocks read")
+    axis.legend(fontsize=8)
+    figure.suptitle(f"{name}, {longest(report)} tokens: where the needle is read")
+    save(figure, folder / f"quality-{name}-recall.svg")
+
+
 def draw_all(results: dict, folder: pathlib.Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     for name, tasks in results.items():
@@ -146,3 +161,4 @@ def draw_all(results: dict, folder: pathlib.Path) -> None:
             draw_mass(name, tasks["mass"], folder)
         if "needle" in tasks:
             draw_needles(name, tasks["needle"], folder)
+            draw_recall(name, tasks["needle"], folder)
