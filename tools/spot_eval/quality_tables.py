@@ -15,7 +15,7 @@ def load(folder: pathlib.Path) -> dict:
     """{model name: {task: report}} of the files NAME-TASK.json."""
     results = {}
     for path in sorted(folder.glob("*.json")):
-        for task in ("needle-keys", "mass-keys", "keys", "serving", "twilight", "ppl", "mass", "needle", "track", "qa"):
+        for task in ("needle-keys", "mass-keys", "keys", "serving", "uniform", "twilight", "ppl", "mass", "needle", "track", "qa"):
             if path.stem.endswith("-" + task):
                 results.setdefault(path.stem.removesuffix("-" + task), {})[task] = json.loads(path.read_text())
                 break
@@ -113,15 +113,19 @@ def keys_table(report: dict, mass: dict | None, needle: dict | None) -> str:
     return table(["", "bf16", "int4", "fp4"], rows)
 
 
-def budget_table(report: dict) -> str:
+RULES = {"distilled": "distilled: dual top-p, as the selector file says for each layer", "topk": "topk: the same number of tokens in each layer",
+         "quest": "quest: a share of the blocks for each KV head"}
+
+
+def budget_table(report: dict, uniform: dict | None) -> str:
     """KL of each way to spend the same bytes, at the longest context."""
     context = longest(report)
     shares = (0.10, 0.125, 0.15, 0.20, 0.25)
+    curves = {label: curve(report, name, context) for name, label in RULES.items()}
+    if uniform:
+        curves["distilled: dual top-p, the same p in each layer"] = curve(uniform, "distilled", context)
     rows = []
-    for name in dict.fromkeys(r["policy"].split("@")[0] for r in report["rows"]):
-        points = curve(report, name, context)
-        if len(points) < 2 or name.startswith("oracle"):
-            continue
+    for name, points in curves.items():
         kls = [interpolate(points, "bytes", "kl", share) for share in shares]
         rows.append([name] + [f"{kl:.4f}" if kl else "" for kl in kls])
     return table(["KL where this share of the dense bytes is read"] + [f"{100 * s:g}%" for s in shares], rows)
@@ -215,7 +219,7 @@ def write(results: dict, path: pathlib.Path) -> None:
         parts = {"floors": floors_table(name, tasks)}
         if "ppl" in tasks:
             parts |= {"policies": policies_table(tasks["ppl"]), "contexts": context_table(tasks["ppl"]),
-                      "budgets": budget_table(tasks["ppl"])}
+                      "budgets": budget_table(tasks["ppl"], tasks.get("uniform"))}
         if "ppl" in tasks and "twilight" in tasks:
             parts["twilight"] = twilight_table(tasks["twilight"], tasks["ppl"])
         if "keys" in tasks:

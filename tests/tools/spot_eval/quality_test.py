@@ -1,5 +1,8 @@
 #!/usr/bin/env python3
 """Tests the arithmetic between spot-eval's results and docs/quality.md (tools/spot_eval/quality_tables.py)."""
+import importlib.machinery
+import importlib.util
+import json
 import math
 import pathlib
 import sys
@@ -66,6 +69,23 @@ class QualityTest(unittest.TestCase):
         self.assertRegex(text, r"\| qa .*\| equal \|")
         self.assertRegex(text, r"\| track .*\| worse \|")
         self.assertRegex(text, r"\| single .*\| not judged: dense below 0.5 \|")
+
+    def test_a_selector_without_its_budgets(self):
+        loader = importlib.machinery.SourceFileLoader("quality", str(ROOT / "tools/spot_eval/quality"))
+        quality = importlib.util.module_from_spec(importlib.util.spec_from_loader("quality", loader))
+        loader.exec_module(quality)
+        header = json.dumps({"__metadata__": {"heads": "4", "budget_p_total": "0.9,0.8"},
+                             "x": {"dtype": "U8", "shape": [3], "data_offsets": [0, 3]}}).encode()
+        with tempfile.TemporaryDirectory() as folder:
+            given, copy = pathlib.Path(folder, "given"), pathlib.Path(folder, "copy")
+            given.write_bytes(len(header).to_bytes(8, "little") + header + b"abc")
+            self.assertTrue(quality.without_budgets(given, copy))
+            data = copy.read_bytes()
+            length = int.from_bytes(data[:8], "little")
+            self.assertEqual(length % 8, 0)
+            self.assertEqual(json.loads(data[8:8 + length])["__metadata__"], {"heads": "4"})
+            self.assertEqual(data[8 + length:], b"abc")
+            self.assertFalse(quality.without_budgets(copy, given))
 
     def test_writes_between_the_marks_only(self):
         with tempfile.TemporaryDirectory() as folder:
