@@ -20,7 +20,9 @@ add_library(spotd_settings INTERFACE)
 target_include_directories(spotd_settings INTERFACE ${CMAKE_SOURCE_DIR})
 # The baseline that Debian's Highway and every x86-64 server since 2010 share; faster code is chosen at run time.
 target_compile_options(spotd_settings INTERFACE
-  $<$<COMPILE_LANGUAGE:CXX>:-Wall -Wextra -Wshadow -Wnon-virtual-dtor -Woverloaded-virtual -Wimplicit-fallthrough -Werror>)
+  $<$<COMPILE_LANGUAGE:CXX>:-Wall -Wextra -Wshadow -Wnon-virtual-dtor -Woverloaded-virtual -Wimplicit-fallthrough -Werror>
+  # Sources name warnings that only GCC knows.
+  $<$<COMPILE_LANG_AND_ID:CXX,Clang>:-Wno-unknown-warning-option>)
 if(CMAKE_SYSTEM_PROCESSOR STREQUAL "x86_64")
   target_compile_options(spotd_settings INTERFACE $<$<COMPILE_LANGUAGE:CXX>:-march=x86-64-v2>)
 endif()

@@ -2,8 +2,10 @@
 
 #include <grpcpp/grpcpp.h>
 
+#include <algorithm>
 #include <atomic>
 #include <condition_variable>
+#include <deque>
 #include <memory>
 #include <mutex>
 #include <random>
@@ -26,6 +28,8 @@ namespace {
 using Clock = std::chrono::steady_clock;
 
 constexpr int kMaxMessageBytes = 16 << 20;
+// A user of the closed loop who was refused comes back after this long, as a person would.
+constexpr double kBackoffSeconds = 0.1;
 
 std::string OutcomeOf(const grpc::Status& status) {
   if (status.ok()) return "OK";
@@ -120,13 +124,20 @@ class Load {
   double Now() const { return std::chrono::duration<double>(Clock::now() - start_).count(); }
   const LoadOptions& options() const { return options_; }
 
-  // A closed loop starts the next request where one ended.
+  // A closed loop starts the next request where one ended well.
   void Ended(Stream* stream, RequestRecord record) {
     std::unique_ptr<Stream> next;
     {
       std::lock_guard lock(mutex_);
+      const bool refused = record.outcome != "OK";
       result_.requests.push_back(std::move(record));
-      if (accepting_ && options_.rate == 0) next = NewStream(Now());
+      if (accepting_ && options_.rate == 0) {
+        if (refused) {
+          returns_.push_back(Now() + kBackoffSeconds);
+        } else {
+          next = NewStream(Now());
+        }
+      }
       running_.erase(stream);
       if (next != nullptr) running_.insert(next.get());
       if (running_.empty()) idle_.notify_all();
@@ -150,7 +161,19 @@ class Load {
 
   void RunClosed() {
     for (int i = 0; i < options_.concurrency; ++i) Launch(Now());
-    std::this_thread::sleep_until(start_ + options_.duration);
+    constexpr auto kTick = std::chrono::milliseconds(10);
+    for (auto now = Clock::now(); now < start_ + options_.duration; now = Clock::now()) {
+      for (int count = TakeReturns(); count > 0; --count) Launch(Now());
+      std::this_thread::sleep_until(std::min(now + kTick, start_ + options_.duration));
+    }
+  }
+
+  // How many refused users are back.
+  int TakeReturns() {
+    std::lock_guard lock(mutex_);
+    int count = 0;
+    for (; !returns_.empty() && returns_.front() <= Now(); ++count) returns_.pop_front();
+    return count;
   }
 
   void Launch(double due) {
@@ -213,10 +236,11 @@ class Load {
   std::atomic<bool> probing_{true};
   std::mutex mutex_;
   std::condition_variable idle_;
-  std::mt19937_64 random_;     // guarded by mutex_ once requests run
-  std::set<Stream*> running_;  // guarded by mutex_
-  bool accepting_ = true;      // guarded by mutex_
-  LoadResult result_;          // requests and peak guarded by mutex_; health is the prober's
+  std::mt19937_64 random_;      // guarded by mutex_ once requests run
+  std::set<Stream*> running_;   // guarded by mutex_
+  std::deque<double> returns_;  // when refused users come back; guarded by mutex_
+  bool accepting_ = true;       // guarded by mutex_
+  LoadResult result_;           // requests and peak guarded by mutex_; health is the prober's
 };
 
 Stream::Stream(Load* load, v1::GenerateRequest request, double due)

@@ -1,5 +1,5 @@
 // The load: requests that arrive by themselves (open loop, Poisson) or when the one before ends
-// (closed loop), each a Generate without a session.
+// (closed loop; after a refusal a moment later), each a Generate without a session.
 //
 // Open loop is what a public service sees: arrivals do not wait for a slow server, and times count
 // from when a request was due, not from when the generator got round to it.
