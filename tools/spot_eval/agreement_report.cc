@@ -69,6 +69,19 @@ std::vector<double> ByLayer(std::span<const Agreement* const> documents, const G
   return layers;
 }
 
+// [layers][KV heads]
+std::vector<std::vector<double>> HeadMass(std::span<const Agreement* const> documents) {
+  std::vector<std::vector<double>> heads(documents[0]->reading.layers[0].heads.size());
+  for (size_t h = 0; h < heads.size(); ++h) {
+    heads[h] = ByLayer(documents, [h](const LayerReading& l) { return l.heads[h]; });
+  }
+  std::vector<std::vector<double>> layers(heads[0].size());
+  for (size_t layer = 0; layer < layers.size(); ++layer) {
+    for (const auto& head : heads) layers[layer].push_back(head[layer]);
+  }
+  return layers;
+}
+
 json MassJson(std::span<const Agreement* const> documents) {
   const auto mass = ByLayer(documents, [](const LayerReading& l) { return l.mass; });
   const auto oracle = ByLayer(documents, [](const LayerReading& l) { return l.oracle; });
@@ -78,6 +91,7 @@ json MassJson(std::span<const Agreement* const> documents) {
               {"oracle_share", Rounded(Mean(mass) / Mean(oracle))},
               {"layers",
                {{"mass", mass},
+                {"head_mass", HeadMass(documents)},
                 {"oracle_mass", oracle},
                 {"believed", ByLayer(documents, [](const LayerReading& l) { return l.believed; })},
                 {"density", density}}},

@@ -21,11 +21,6 @@ absl::Status ToBackend(kernels::Backend& backend, const void* host, size_t bytes
   return absl::OkStatus();
 }
 
-absl::Status BlockMasses::ReadShared(const kernels::OracleScoreArgs& args,
-                                     std::vector<float>* masses) {
-  return Score(args, masses);
-}
-
 absl::Status BlockMasses::Score(const kernels::OracleScoreArgs& args, std::vector<float>* masses) {
   const size_t count =
       static_cast<size_t>(args.batch.num_seqs) * static_cast<size_t>(args.lse_stride);

@@ -28,10 +28,8 @@ class BlockMasses {
  public:
   explicit BlockMasses(kernels::Backend* backend) : backend_(backend) {}
 
-  // log of the mass of each block, averaged over all query heads:
-  // [rows, args.lse_stride]. args.block_lse is not used.
-  absl::Status ReadShared(const kernels::OracleScoreArgs& args, std::vector<float>* masses);
-  // The same for the query heads of each KV head: [rows, kv_heads, args.lse_stride]. Where
+  // log of the mass of each block, averaged over the query heads of each KV head:
+  // [rows, kv_heads, args.lse_stride]. args.block_lse is not used. Where
   // `instead_of` is not empty, the keys of physical block b are read from instead_of[b].
   //
   // The backend knows one choice a layer. So each KV head is presented to it as a layer of its own:

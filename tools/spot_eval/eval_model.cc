@@ -129,6 +129,10 @@ void EvalModel::RecordChoices(std::span<EvalRow* const> rows) {
       sum.oracle += choice.oracle;
       sum.believed += choice.believed;
       sum.density += choice.chosen_blocks / choice.visible_blocks;
+      sum.heads.resize(choice.heads.size());
+      for (size_t h = 0; h < choice.heads.size(); ++h) {
+        sum.heads[h] += static_cast<double>(choice.heads[h]);
+      }
       reading.beliefs.push_back(
           {static_cast<float>(choice.believed), static_cast<float>(choice.mass)});
     }

@@ -23,6 +23,7 @@ struct LayerReading {
   double oracle = 0;
   double believed = 0;
   double density = 0;  // of chosen / visible blocks
+  std::vector<double> heads;
 };
 
 // One step and layer: what the chooser believed it covered, and what it did.

@@ -77,12 +77,14 @@ void MassProbe::Attend(const kernels::AttendArgs& args) {
     }
   }
   const size_t first = choices_.size();
+  const auto heads = static_cast<size_t>(args.layer.kv_heads);
   choices_.resize(first + rows);
   const auto judge = [&](size_t i) {
     const Row& row = rows_[next_row_ + i];
     const double blocks = kernels::NumBlocks(row.kv_len, args.layer.block_tokens);
-    choices_[first + i] = args.selected != nullptr ? Judge(lists, i, row, args.layer.block_tokens)
-                                                   : ChoiceMass{blocks, blocks, 1, 1, 1};
+    choices_[first + i] = args.selected != nullptr
+                              ? Judge(lists, i, row, args.layer.block_tokens)
+                              : ChoiceMass{blocks, blocks, 1, 1, 1, std::vector<float>(heads, 1)};
   };
   pool_->ParallelFor(static_cast<int64_t>(rows), 1, [&](int64_t begin, int64_t end, int) {
     for (int64_t i = begin; i < end; ++i) judge(static_cast<size_t>(i));
@@ -93,9 +95,8 @@ void MassProbe::Attend(const kernels::AttendArgs& args) {
 absl::Status MassProbe::Read(const kernels::AttendArgs& args, Lists* lists) {
   const kernels::OracleScoreArgs score = {
       args.batch, args.layer, args.q_heads, args.scale, args.q, nullptr, args.batch.table_stride};
-  const bool shared = args.groups == 1;
-  SPOTD_RETURN_IF_ERROR(shared ? reader_.ReadShared(score, &lists->masses)
-                               : reader_.ReadPerKvHead(score, {}, &lists->masses));
+  SPOTD_RETURN_IF_ERROR(reader_.ReadPerKvHead(score, {}, &lists->masses));
+  lists->heads = static_cast<size_t>(args.layer.kv_heads);
   lists->groups = static_cast<size_t>(args.groups);
   lists->stride = static_cast<size_t>(args.batch.table_stride);
   lists->selected_stride = static_cast<size_t>(args.selected_stride);
@@ -113,24 +114,35 @@ absl::Status MassProbe::Read(const kernels::AttendArgs& args, Lists* lists) {
   return absl::OkStatus();
 }
 
+std::vector<float> MassProbe::GroupMasses(const Lists& lists, size_t row_of_range, size_t group) {
+  const size_t heads = lists.heads / lists.groups;
+  std::vector<float> mean(lists.stride);
+  for (size_t head = 0; head < heads; ++head) {
+    const float* const masses =
+        &lists.masses[(row_of_range * lists.heads + group * heads + head) * lists.stride];
+    for (size_t b = 0; b < lists.stride; ++b) mean[b] += masses[b] / static_cast<float>(heads);
+  }
+  return mean;
+}
+
 ChoiceMass MassProbe::Judge(const Lists& lists, size_t row_of_range, const Row& row,
                             int32_t block_tokens) const {
   const int32_t visible = kernels::NumBlocks(row.kv_len, block_tokens);
-  ChoiceMass mean = {0, static_cast<double>(visible), 0, 0, 0};
+  ChoiceMass mean = {0, static_cast<double>(visible), 0, 0, 0, std::vector<float>(lists.heads)};
   const double share = 1.0 / static_cast<double>(lists.groups);
+  const size_t heads = lists.heads / lists.groups;
   for (size_t group = 0; group < lists.groups; ++group) {
     const size_t choice = row_of_range * lists.groups + group;
-    const std::span<const float> masses(&lists.masses[choice * lists.stride],
-                                        static_cast<size_t>(visible));
-    double chosen = 0;
-    for (int32_t i = 0; i < lists.counts[choice]; ++i) {
-      const int32_t block = lists.selected[choice * lists.selected_stride + static_cast<size_t>(i)];
-      chosen += static_cast<double>(masses[static_cast<size_t>(block)]);
+    const int32_t* const blocks = &lists.selected[choice * lists.selected_stride];
+    for (size_t head = group * heads; head < (group + 1) * heads; ++head) {
+      const float* const masses = &lists.masses[(row_of_range * lists.heads + head) * lists.stride];
+      for (int32_t i = 0; i < lists.counts[choice]; ++i) mean.heads[head] += masses[blocks[i]];
+      mean.mass += static_cast<double>(mean.heads[head]) / static_cast<double>(lists.heads);
     }
+    const std::vector<float> masses = GroupMasses(lists, row_of_range, group);
     mean.chosen_blocks += share * lists.counts[choice];
-    mean.mass += share * chosen;
-    mean.oracle +=
-        share * BestMass(masses, lists.counts[choice], row.rule, row.kv_len, block_tokens);
+    mean.oracle += share * BestMass(std::span(masses).first(static_cast<size_t>(visible)),
+                                    lists.counts[choice], row.rule, row.kv_len, block_tokens);
     mean.believed += share * static_cast<double>(lists.believed[choice]);
   }
   return mean;

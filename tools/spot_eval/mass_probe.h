@@ -24,6 +24,7 @@ struct ChoiceMass {
   double mass = 1;    // true mass of the chosen blocks, mean over query heads
   double oracle = 1;  // the most that as many blocks could hold, chosen with the same freedom
   double believed = 1;
+  std::vector<float> heads;  // mass by KV head: what a mean may hide
 };
 
 class MassProbe : public kernels::ForwardingBackend {
@@ -49,15 +50,18 @@ class MassProbe : public kernels::ForwardingBackend {
  private:
   // A range of rows that chose, as the backend left it.
   struct Lists {
-    std::vector<float> masses;  // [rows, groups, stride]
+    std::vector<float> masses;  // [rows, kv_heads, stride]
     std::vector<int32_t> selected;
     std::vector<int32_t> counts;
     std::vector<float> believed;
-    size_t groups;
+    size_t heads;            // KV heads
+    size_t groups;           // that choose apart: 1, or one a head
     size_t stride;           // of masses
     size_t selected_stride;  // of selected
   };
   absl::Status Read(const kernels::AttendArgs& args, Lists* lists);
+  // Of a row: masses [stride] as one group sees them, the mean of its heads.
+  static std::vector<float> GroupMasses(const Lists& lists, size_t row_of_range, size_t group);
   ChoiceMass Judge(const Lists& lists, size_t row_of_range, const Row& row,
                    int32_t block_tokens) const;
 

@@ -151,10 +151,11 @@ def mass_table(report: dict) -> str:
             continue
         layers = row["layers"]["mass"]
         worst = min(range(len(layers)), key=lambda i: layers[i])
+        mass, layer, head = min((m, i, h) for i, heads in enumerate(row["layers"]["head_mass"]) for h, m in enumerate(heads))
         rows.append([row["policy"], row["context"], f"{row['density']:.3f}", f"{row['mass']:.4f}", f"{row['oracle_share']:.4f}",
-                     f"{layers[worst]:.3f} (layer {worst})", f"{row['believed_mass']:.4f}",
+                     f"{layers[worst]:.3f} (layer {worst})", f"{mass:.3f} (layer {layer}, head {head})", f"{row['believed_mass']:.4f}",
                      f"{100 * row['reliability']['calibration_error']:.1f}"])
-    return table(["policy", "context", "density", "true mass", "of the oracle's", "worst layer", "believed mass",
+    return table(["policy", "context", "density", "true mass", "of the oracle's", "worst layer", "worst KV head", "believed mass",
                   "calibration error, points"], rows)
 
 

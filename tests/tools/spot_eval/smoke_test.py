@@ -76,6 +76,8 @@ class SmokeTest(unittest.TestCase):
         for row in report["rows"]:
             self.assertEqual(len(row["layers"]["mass"]), 2)
             self.assertLessEqual(row["oracle_share"], 1 + 1e-6)
+            for layer, heads in zip(row["layers"]["mass"], row["layers"]["head_mass"]):
+                self.assertAlmostEqual(sum(heads) / len(heads), layer, places=4)
             self.assertAlmostEqual(sum(row["layers"]["density"]) / 2, row["density"], places=3)
             self.assertAlmostEqual(sum(row["layers"]["believed"]) / 2, row["believed_mass"], places=3)
             self.assertLessEqual(row["reliability"]["calibration_error"], 1)
