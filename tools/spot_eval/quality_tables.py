@@ -203,7 +203,43 @@ def floors_table(name: str, tasks: dict) -> str:
         if quest:
             rows.append(["", "KL / Quest's at equal density", f"<= {floor['quest']:.2f}", f"{row['kl'] / quest:.2f}",
                          verdict(row["kl"] / quest <= floor["quest"])])
+    rows += retrieval_floors(tasks, "distilled@0.8") + calibration_floors(tasks, "distilled@0.8") + key_floors(tasks, "distilled@0.8")
     return table(["policy", "what", "floor", "measured", ""], rows)
+
+
+def retrieval_floors(tasks: dict, policy: str) -> list:
+    """Every task and length at which dense decoding gets half or more."""
+    rows = []
+    for report in (tasks[t] for t in ("needle", "track", "qa") if t in tasks):
+        for row in report["rows"]:
+            if row["policy"] != policy or "depth" in row or row["dense_score"] < 0.5:
+                continue
+            rows.append(["" if rows else policy, f"{row['task']} at {row['context']}: score - dense", "0 within the interval",
+                         f"{row['difference']:+.3f} ± {row['difference_ci95']:.3f} (dense {row['dense_score']:.2f})",
+                         verdict(abs(row["difference"]) <= row["difference_ci95"] + 1e-9)])
+    return rows
+
+
+def calibration_floors(tasks: dict, policy: str) -> list:
+    found = [r for r in tasks.get("mass", {"rows": []})["rows"] if r["policy"] == policy]
+    ends = sorted(found, key=lambda r: r["context"])
+    return [["", f"calibration error at {r['context']}", "<= 2 points", f"{100 * r['reliability']['calibration_error']:.1f} points",
+             verdict(r["reliability"]["calibration_error"] <= 0.02)] for r in (ends[:1] + ends[-1:] if len(ends) > 1 else ends)]
+
+
+def key_floors(tasks: dict, policy: str) -> list:
+    if "keys" not in tasks:
+        return []
+    rows = []
+    context = longest(tasks["keys"])
+    for keys in ("int4", "fp4"):
+        kl = find(tasks["keys"], policy, context, keys)["kl"] / find(tasks["keys"], policy, context, "bf16")["kl"] - 1
+        rows.append(["", f"KL with {keys} keys against bf16", "<= +5%", f"{100 * kl:+.1f}%", verdict(kl <= 0.05)])
+        if "mass-keys" in tasks:
+            mass = [find(tasks["mass-keys"], policy, context, k)["mass"] for k in (keys, "bf16")]
+            rows.append(["", f"covered mass with {keys} keys against bf16", "within 0.3 points", f"{100 * (mass[0] - mass[1]):+.2f} points",
+                         verdict(mass[0] >= mass[1] - 0.003)])
+    return rows
 
 
 def judged_policies(report: dict, context: int, density: float) -> list:

@@ -48,6 +48,27 @@ class QualityTest(unittest.TestCase):
         self.assertIn(f"| {0.006 / quest:.2f} | **not met** |", text)
         self.assertIn("up to +0.30%", text)
 
+    def test_floors_of_retrieval_calibration_and_keys(self):
+        def answers(dense, difference):
+            return {"task": "single", "policy": "distilled@0.8", "context": 8192, "dense_score": dense, "difference": difference,
+                    "difference_ci95": 0.1}
+        def mass(context, keys, covered, error):
+            return row("distilled@0.8", keys, 0.18, 0.006) | {"context": context, "mass": covered, "oracle_share": 0.996,
+                                                              "reliability": {"calibration_error": error}}
+        tasks = {"ppl": self.ppl, "needle": report(answers(0.9, -0.2), answers(0.3, -0.2)),
+                 "mass": report(mass(1024, "int4", 0.97, 0.01), mass(8192, "int4", 0.94, 0.03)),
+                 "keys": report(*(row("distilled@0.8", k, 0.18, kl) for k, kl in (("bf16", 0.01), ("int4", 0.0102), ("fp4", 0.011)))),
+                 "mass-keys": report(mass(8192, "bf16", 0.94, 0), mass(8192, "int4", 0.938, 0), mass(8192, "fp4", 0.93, 0))}
+        text = tables.floors_table("smollm2", tasks)
+        self.assertEqual(text.count("single at 8192"), 1)  # not where dense is below a half
+        self.assertRegex(text, r"single at 8192.*\*\*not met")
+        self.assertRegex(text, r"calibration error at 1024 .* 1.0 points \| met")
+        self.assertRegex(text, r"calibration error at 8192 .* 3.0 points \| \*\*not met")
+        self.assertRegex(text, r"KL with int4 .*\+2.0% \| met")
+        self.assertRegex(text, r"KL with fp4 .*\+10.0% \| \*\*not met")
+        self.assertRegex(text, r"mass with int4 .*-0.20 points \| met")
+        self.assertRegex(text, r"mass with fp4 .*-1.00 points \| \*\*not met")
+
     def test_twilight_is_compared_at_equal_kl(self):
         emulated = report(row("twilight@0.9", "", 0.2, 0.02))
         text = tables.twilight_table(emulated, self.ppl)
