@@ -9,7 +9,9 @@ namespace spotd::kvstore {
 BlockTable::BlockTable(BlockTable&& other) noexcept
     : store_(std::exchange(other.store_, nullptr)),
       blocks_(std::exchange(other.blocks_, {})),
-      num_tokens_(std::exchange(other.num_tokens_, 0)) {}
+      num_tokens_(std::exchange(other.num_tokens_, 0)),
+      shareable_(std::exchange(other.shareable_, 0)),
+      keys_(std::exchange(other.keys_, {})) {}
 
 BlockTable& BlockTable::operator=(BlockTable&& other) noexcept {
   if (this == &other) return *this;
@@ -17,6 +19,8 @@ BlockTable& BlockTable::operator=(BlockTable&& other) noexcept {
   store_ = std::exchange(other.store_, nullptr);
   blocks_ = std::exchange(other.blocks_, {});
   num_tokens_ = std::exchange(other.num_tokens_, 0);
+  shareable_ = std::exchange(other.shareable_, 0);
+  keys_ = std::exchange(other.keys_, {});
   return *this;
 }
 
@@ -25,9 +29,11 @@ BlockTable::~BlockTable() {
 }
 
 void BlockTable::Release() {
-  for (const BlockId block : blocks_) store_->pool_.Release(block);
+  for (const BlockId block : blocks_) store_->ReleaseBlock(block);
   blocks_.clear();
   num_tokens_ = 0;
+  shareable_ = 0;
+  keys_.clear();
 }
 
 }  // namespace spotd::kvstore

@@ -35,6 +35,10 @@ class BlockTable {
   KvStore* store_ = nullptr;
   std::vector<BlockId> blocks_;
   int32_t num_tokens_ = 0;
+  // KV of the first so many tokens depends on the tokens alone; keys of the whole blocks of these
+  // that have been offered to others.
+  int32_t shareable_ = 0;
+  std::vector<uint64_t> keys_;
 };
 
 }  // namespace spotd::kvstore

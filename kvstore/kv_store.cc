@@ -90,13 +90,18 @@ absl::Status KvStore::Reserve(BlockTable* table, int32_t tokens) {
     return ResourceExhausted("KV memory is full: ", needed, " blocks needed, ", pool_.num_free(),
                              " of ", pool_.num_blocks(), " free");
   }
+  // A block cut off within is about to get other tokens.
+  const bool partial = table->num_tokens_ % layout_.block_tokens != 0;
+  if (tokens > 0 && partial && !LastBlockIsShared(*table)) {
+    index_.Erase(table->blocks_[table->num_tokens_ / layout_.block_tokens]);
+  }
   if (needed == 0) return absl::OkStatus();
   int32_t to_append = needed;
   if (LastBlockIsShared(*table)) {
     BlockId& last = table->blocks_[table->num_tokens_ / layout_.block_tokens];
     const BlockId copy = *pool_.Allocate();
     CopyBlock(copy, last);
-    pool_.Release(last);
+    ReleaseBlock(last);
     last = copy;
     --to_append;
   }
@@ -111,6 +116,60 @@ void KvStore::Commit(BlockTable* table, int32_t tokens) {
   table->num_tokens_ += tokens;
 }
 
+uint64_t KvStore::KeyOf(const BlockTable& table, size_t blocks, const std::string& owner) const {
+  return blocks == 0 ? PrefixIndex::RootKey(owner) : table.keys_[blocks - 1];
+}
+
+void KvStore::CommitShareable(BlockTable* table, int32_t tokens, const std::string& owner,
+                              std::span<const int32_t> all) {
+  const bool shareable = table->shareable_ == table->num_tokens_;
+  Commit(table, tokens);
+  if (!shareable) return;
+  SPOTD_CHECK(static_cast<int32_t>(all.size()) >= table->num_tokens_);
+  table->shareable_ = table->num_tokens_;
+  const auto block_tokens = static_cast<size_t>(layout_.block_tokens);
+  const size_t whole = table->shareable_ / block_tokens;
+  for (size_t i = table->keys_.size(); i < whole; ++i) {
+    const uint64_t parent = KeyOf(*table, i, owner);
+    const auto content = all.subspan(i * block_tokens, block_tokens);
+    index_.Insert(owner, parent, content, table->blocks_[i]);
+    table->keys_.push_back(PrefixIndex::NextKey(parent, content));
+  }
+}
+
+int32_t KvStore::AdoptPrefix(BlockTable* table, const std::string& owner,
+                             std::span<const int32_t> tokens) {
+  if (table->shareable_ != table->num_tokens_) return 0;
+  const auto block_tokens = static_cast<size_t>(layout_.block_tokens);
+  const size_t own = table->num_tokens_ / block_tokens;
+  SPOTD_CHECK(table->keys_.size() == own);
+  std::vector<BlockId> found;
+  uint64_t key = KeyOf(*table, own, owner);
+  std::vector<uint64_t> keys;
+  for (size_t i = own; (i + 1) * block_tokens <= tokens.size(); ++i) {
+    const auto content = tokens.subspan(i * block_tokens, block_tokens);
+    const auto block = index_.Find(owner, key, content);
+    if (!block) break;
+    key = PrefixIndex::NextKey(key, content);
+    found.push_back(*block);
+    keys.push_back(key);
+  }
+  if (found.empty()) return 0;
+  const int32_t before = table->num_tokens_;
+  for (const BlockId block : found) pool_.AddReference(block);
+  Truncate(table, static_cast<int32_t>(own * block_tokens));
+  table->blocks_.insert(table->blocks_.end(), found.begin(), found.end());
+  table->keys_.insert(table->keys_.end(), keys.begin(), keys.end());
+  table->num_tokens_ = static_cast<int32_t>(table->blocks_.size() * block_tokens);
+  table->shareable_ = table->num_tokens_;
+  return table->num_tokens_ - before;
+}
+
+void KvStore::ReleaseBlock(BlockId block) {
+  pool_.Release(block);
+  if (pool_.references(block) == 0) index_.Erase(block);
+}
+
 void KvStore::ReleaseReserved(BlockTable* table) {
   Truncate(table, table->num_tokens_);
 }
@@ -119,15 +178,20 @@ void KvStore::Truncate(BlockTable* table, int32_t tokens) {
   SPOTD_CHECK(tokens >= 0 && tokens <= table->num_tokens_);
   const auto keep = static_cast<size_t>(BlocksFor(tokens));
   while (table->blocks_.size() > keep) {
-    pool_.Release(table->blocks_.back());
+    ReleaseBlock(table->blocks_.back());
     table->blocks_.pop_back();
   }
   table->num_tokens_ = tokens;
+  table->shareable_ = std::min(table->shareable_, tokens);
+  const size_t whole = table->shareable_ / layout_.block_tokens;
+  if (table->keys_.size() > whole) table->keys_.resize(whole);
 }
 
 BlockTable KvStore::Fork(const BlockTable& table) {
   BlockTable fork(this);
   fork.num_tokens_ = table.num_tokens_;
+  fork.shareable_ = table.shareable_;
+  fork.keys_ = table.keys_;
   fork.blocks_.assign(table.blocks_.begin(), table.blocks_.begin() + BlocksFor(table.num_tokens_));
   for (const BlockId block : fork.blocks_) pool_.AddReference(block);
   return fork;
@@ -166,6 +230,7 @@ KvStats KvStore::stats() const {
   stats.blocks_shared = pool_.num_shared();
   stats.bytes_per_block = layout_.BytesPerBlock();
   stats.copies_on_write = copies_on_write_;
+  stats.blocks_offered = static_cast<int32_t>(index_.size());
   return stats;
 }
 

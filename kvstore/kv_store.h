@@ -8,6 +8,8 @@
 //  table only.
 //  - exact accounting: blocks in use * layout.BytesPerBlock() bytes, never more than the limit.
 //  - pages-return: with no table alive, every block is free.
+//  - own content: a table never gets a block of another owner, nor one whose tokens differ from its
+//  own.
 //
 // Residency: today every block lives in the backend's memory (the fast tier). Physical ids are
 // private to this class and the tables, and `Reserve` is the only way to obtain one, so a tier
@@ -20,6 +22,8 @@
 #include <cstddef>
 #include <cstdint>
 #include <memory>
+#include <span>
+#include <string>
 #include <vector>
 
 #include "absl/status/status.h"
@@ -29,6 +33,7 @@
 #include "kvstore/block_pool.h"
 #include "kvstore/block_table.h"
 #include "kvstore/kv_layout.h"
+#include "kvstore/prefix_index.h"
 
 namespace spotd::kvstore {
 
@@ -38,6 +43,7 @@ struct KvStats {
   int32_t blocks_shared = 0;  // referenced by more than one table
   size_t bytes_per_block = 0;
   uint64_t copies_on_write = 0;  // blocks copied because a writer shared them
+  int32_t blocks_offered = 0;    // whole blocks that AdoptPrefix can find
 };
 
 class KvStore {
@@ -59,6 +65,15 @@ class KvStore {
   int32_t BlocksNeeded(const BlockTable& table, int32_t tokens) const;
   // Declares `tokens` reserved positions written.
   void Commit(BlockTable* table, int32_t tokens);
+  // Commit, of KV that depends on the tokens alone (dense prefill does, a sparse decode step does
+  // not), where everything before it does too: whole blocks are offered to tables of the same
+  // owner. `all` are the tokens of the table's positions, at least as far as committed.
+  void CommitShareable(BlockTable* table, int32_t tokens, const std::string& owner,
+                       std::span<const int32_t> all);
+  // Extends the table by whole blocks that others of the owner offer for these tokens (of its
+  // positions from 0), as far as its own KV depends on the tokens alone. Takes no free block: they
+  // are shared, selector keys and summaries with them. Returns by how many tokens it grew.
+  int32_t AdoptPrefix(BlockTable* table, const std::string& owner, std::span<const int32_t> tokens);
   // Gives back reserved blocks beyond the last token.
   void ReleaseReserved(BlockTable* table);
   // Keeps the first `tokens` tokens; blocks no longer needed are released. tokens <= num_tokens().
@@ -78,6 +93,9 @@ class KvStore {
 
  private:
   friend class BlockTable;
+  void ReleaseBlock(BlockId block);
+  // Key of the table's first `blocks` whole blocks, which have been offered.
+  uint64_t KeyOf(const BlockTable& table, size_t blocks, const std::string& owner) const;
   KvStore(kernels::Backend* backend, const KvLayout& layout, int32_t num_blocks);
   int32_t BlocksFor(int32_t tokens) const;
   void CopyBlock(BlockId to, BlockId from);
@@ -85,6 +103,7 @@ class KvStore {
   kernels::Backend* backend_;
   KvLayout layout_;
   BlockPool pool_;
+  PrefixIndex index_;
   kernels::Buffer kv_;         // [layers, num_blocks, KvBlockBytes]
   kernels::Buffer summaries_;  // [layers, num_blocks, SummaryBlockBytes]
   kernels::Buffer selector_;   // [layers, num_blocks, SelectorBlockBytes]

@@ -5,12 +5,18 @@
 // marker goes into K, V, the selector key and the summary of its block, in every layer; reading it
 // back through the table proves that no two tables ever write one block, that copies on write are
 // complete, and that truncation keeps what it must.
+//
+// Tokens come from a small alphabet, so tables often begin alike. Where KV is declared to depend on
+// the tokens alone, the marker is a hash of them; a block adopted from another table must then hold
+// the very markers that this table would have written.
 #include <gtest/gtest.h>
 
 #include <algorithm>
 #include <cstring>
 #include <map>
 #include <random>
+#include <span>
+#include <string>
 #include <vector>
 
 #include "kvstore/kv_store.h"
@@ -26,7 +32,17 @@ constexpr int kOperations = 100000;
 struct Tracked {
   BlockTable table;
   std::vector<uint16_t> markers;  // by position: what must be read back
+  std::vector<int32_t> tokens;    // by position
+  int owner = 0;
+  int shareable = 0;  // positions from 0 whose markers depend on tokens alone
 };
+
+// Of the KV that dense prefill writes at the end of `tokens`.
+uint16_t MarkerOf(int owner, std::span<const int32_t> tokens) {
+  uint32_t hash = 2166136261 + static_cast<uint32_t>(owner);
+  for (const int32_t token : tokens) hash = (hash ^ static_cast<uint32_t>(token + 1)) * 16777619;
+  return static_cast<uint16_t>(hash ^ (hash >> 16));
+}
 
 class KvStoreModel {
  public:
@@ -49,28 +65,31 @@ class KvStoreModel {
     }
     EXPECT_GT(exhausted_, 0) << "the pool never ran dry: the test is too mild";
     EXPECT_GT(store_->stats().copies_on_write, 1000u);
+    EXPECT_GT(adopted_, 1000) << "prefixes were hardly ever shared";
     tables_.clear();
     EXPECT_EQ(store_->stats().blocks_used, 0);
     EXPECT_EQ(store_->stats().blocks_shared, 0);
+    EXPECT_EQ(store_->stats().blocks_offered, 0);
   }
 
  private:
   int Uniform(int low, int high) { return std::uniform_int_distribution<int>(low, high)(random_); }
 
   void Operate() {
-    if (tables_.empty()) return AddTable(store_->NewTable(), {});
+    if (tables_.empty()) return AddNew();
     const size_t index = Uniform(0, static_cast<int>(tables_.size()) - 1);
     Tracked& tracked = tables_[index];
-    switch (Uniform(0, 9)) {
+    switch (Uniform(0, 10)) {
       case 0:
-        if (tables_.size() < kMaxTables) AddTable(store_->NewTable(), {});
+        if (tables_.size() < kMaxTables) AddNew();
         break;
       case 1:
         tables_.erase(tables_.begin() + index);
         return;
       case 2:
         if (tables_.size() < kMaxTables) {
-          AddTable(store_->Fork(tracked.table), tracked.markers);
+          tables_.push_back({store_->Fork(tracked.table), tracked.markers, tracked.tokens,
+                             tracked.owner, tracked.shareable});
           Verify(tables_.back());
           return;
         }
@@ -81,20 +100,52 @@ class KvStoreModel {
       case 4:
         store_->ReleaseReserved(&tracked.table);
         break;
+      case 5:
+        Adopt(&tracked);
+        break;
       default:
         Append(&tracked);
     }
     Verify(tracked);
   }
 
-  void AddTable(BlockTable table, std::vector<uint16_t> markers) {
-    tables_.push_back({std::move(table), std::move(markers)});
+  void AddNew() {
+    tables_.push_back({store_->NewTable(), {}, {}, Uniform(0, 1), 0});
+    Adopt(&tables_.back());
+  }
+
+  // One of three texts per stretch of 64 tokens: beginnings are often the same.
+  int32_t NextToken(const Tracked& tracked) {
+    if (tracked.tokens.size() % 64 == 0) return Uniform(0, 2);
+    return (tracked.tokens.back() * 7 + 1) % 3;
+  }
+
+  void Adopt(Tracked* tracked) {
+    Tracked longer = {store_->NewTable(), {}, tracked->tokens, 0, 0};
+    for (int i = Uniform(0, 100); i > 0; --i) longer.tokens.push_back(NextToken(longer));
+    const int before = tracked->table.num_tokens();
+    const int grown = store_->AdoptPrefix(&tracked->table, Owner(*tracked), longer.tokens);
+    ASSERT_EQ(tracked->table.num_tokens(), before + grown);
+    if (grown == 0) return;
+    ++adopted_;
+    ASSERT_EQ(tracked->shareable, before) << "what sparse decoding wrote was built upon";
+    tracked->tokens.assign(longer.tokens.begin(), longer.tokens.begin() + before + grown);
+    for (int i = before; i < before + grown; ++i) {
+      tracked->markers.push_back(MarkerOf(tracked->owner, std::span(tracked->tokens).first(i + 1)));
+    }
+    tracked->shareable = before + grown;
+  }
+
+  static std::string Owner(const Tracked& tracked) {
+    return tracked.owner == 0 ? "one" : "another";
   }
 
   void Truncate(Tracked* tracked) {
     const int keep = Uniform(0, tracked->table.num_tokens());
     store_->Truncate(&tracked->table, keep);
     tracked->markers.resize(keep);
+    tracked->tokens.resize(keep);
+    tracked->shareable = std::min(tracked->shareable, keep);
   }
 
   void Append(Tracked* tracked) {
@@ -110,12 +161,22 @@ class KvStoreModel {
       return;
     }
     const int written = Uniform(0, reserve);
+    const bool prefill = Uniform(0, 3) > 0;
+    const bool clean = prefill && tracked->shareable == tracked->table.num_tokens();
     for (int i = 0; i < reserve; ++i) {
+      uint16_t marker = ++next_marker_;
+      if (i < written) {
+        tracked->tokens.push_back(NextToken(*tracked));
+        // Markers of the other owner differ: a block of its would be noticed.
+        if (clean) marker = MarkerOf(tracked->owner, tracked->tokens);
+        tracked->markers.push_back(marker);
+      }
       // Positions beyond `written` are scribbled over and never committed.
-      Write(*tracked, tracked->table.num_tokens() + i, ++next_marker_);
-      if (i < written) tracked->markers.push_back(next_marker_);
+      Write(*tracked, tracked->table.num_tokens() + i, marker);
     }
-    store_->Commit(&tracked->table, written);
+    if (!prefill) return store_->Commit(&tracked->table, written);
+    store_->CommitShareable(&tracked->table, written, Owner(*tracked), tracked->tokens);
+    if (clean) tracked->shareable += written;
   }
 
   // Calls visit(address) for each place in the store that belongs to one position.
@@ -183,6 +244,7 @@ class KvStoreModel {
   std::unique_ptr<KvStore> store_;
   std::vector<Tracked> tables_;  // destroyed before the store
   uint16_t next_marker_ = 0;
+  int adopted_ = 0;
   int exhausted_ = 0;
 };
 

@@ -163,5 +163,66 @@ TEST(BlockTableTest, MovingTransfersOwnership) {
   EXPECT_EQ(store->stats().blocks_used, 0);
 }
 
+std::vector<int32_t> Sequence(int tokens, int first = 0) {
+  std::vector<int32_t> out(tokens);
+  for (int i = 0; i < tokens; ++i) out[i] = first + i;
+  return out;
+}
+
+TEST(KvStorePrefixTest, WholeBlocksOfTheSameTokensAreSharedWithinAnOwner) {
+  HostBackend backend;
+  auto store = MakeStore(&backend, SmallLayout(), 8);
+  const std::vector<int32_t> tokens = Sequence(50);
+  BlockTable first = store->NewTable();
+  ASSERT_TRUE(store->Reserve(&first, 50).ok());
+  store->CommitShareable(&first, 20, "a", std::span(tokens).first(20));
+  store->CommitShareable(&first, 30, "a", tokens);
+  EXPECT_EQ(store->stats().blocks_offered, 3) << "the fourth is not whole";
+
+  BlockTable second = store->NewTable();
+  EXPECT_EQ(store->AdoptPrefix(&second, "b", tokens), 0) << "another owner's";
+  EXPECT_EQ(store->AdoptPrefix(&second, "a", Sequence(50, 1)), 0) << "other tokens";
+  EXPECT_EQ(store->AdoptPrefix(&second, "a", std::span(tokens).first(47)), 32);
+  EXPECT_EQ(second.num_tokens(), 32);
+  EXPECT_EQ(second.blocks()[1], first.blocks()[1]);
+  EXPECT_EQ(store->stats().blocks_used, 4);
+  EXPECT_EQ(store->stats().copies_on_write, 0u);
+  EXPECT_EQ(store->AdoptPrefix(&second, "a", tokens), 16) << "from where it stands";
+  first = store->NewTable();
+  EXPECT_EQ(store->stats().blocks_offered, 3) << "as long as some table has them";
+  second = store->NewTable();
+  EXPECT_EQ(store->stats().blocks_offered, 0);
+}
+
+TEST(KvStorePrefixTest, WhatADecodeStepWroteAndAllAfterItIsNotOffered) {
+  HostBackend backend;
+  auto store = MakeStore(&backend, SmallLayout(), 8);
+  const std::vector<int32_t> tokens = Sequence(48);
+  BlockTable table = store->NewTable();
+  ASSERT_TRUE(store->Reserve(&table, 48).ok());
+  store->CommitShareable(&table, 16, "a", tokens);
+  store->Commit(&table, 1);
+  store->CommitShareable(&table, 31, "a", tokens);
+  EXPECT_EQ(store->stats().blocks_offered, 1);
+  EXPECT_EQ(store->AdoptPrefix(&table, "a", tokens), 0) << "nothing is built upon it either";
+  BlockTable other = store->NewTable();
+  EXPECT_EQ(store->AdoptPrefix(&other, "a", tokens), 16);
+}
+
+TEST(KvStorePrefixTest, ABlockThatIsWrittenAgainIsNoLongerOffered) {
+  HostBackend backend;
+  auto store = MakeStore(&backend, SmallLayout(), 8);
+  const std::vector<int32_t> tokens = Sequence(32);
+  BlockTable table = store->NewTable();
+  ASSERT_TRUE(store->Reserve(&table, 32).ok());
+  store->CommitShareable(&table, 32, "a", tokens);
+  store->Truncate(&table, 20);
+  EXPECT_EQ(store->stats().blocks_offered, 2) << "nothing has been written yet";
+  ASSERT_TRUE(store->Reserve(&table, 1).ok());
+  EXPECT_EQ(store->stats().blocks_offered, 1);
+  BlockTable other = store->NewTable();
+  EXPECT_EQ(store->AdoptPrefix(&other, "a", tokens), 16);
+}
+
 }  // namespace
 }  // namespace spotd::kvstore
