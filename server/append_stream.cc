@@ -4,11 +4,25 @@
 #include <utility>
 
 #include "kernels/core/status.h"
+#include "runtime/engine/error_reasons.h"
+#include "runtime/engine/errors.h"
 #include "server/generate_request.h"
 #include "server/replies.h"
 #include "server/status_map.h"
 
 namespace spotd::server {
+
+namespace {
+
+absl::Status UploadLimit(int32_t limit) {
+  return engine::MakeError(absl::StatusCode::kResourceExhausted,
+                           Concat(limit, " calls are sending their input, as many as may"),
+                           {.reason = engine::reason::kUploadLimit,
+                            .metadata = {{"limit", std::to_string(limit)}},
+                            .retry_after = std::chrono::seconds(1)});
+}
+
+}  // namespace
 
 using Reactor = grpc::ServerBidiReactor<grpc::ByteBuffer, grpc::ByteBuffer>;
 
@@ -22,6 +36,11 @@ Reactor* AppendStream::Start(const ServiceContext& context, grpc::CallbackServer
     stream->OnResult(identity.status());
     return stream.get();
   }
+  if (!context.calls->EnterUpload()) {
+    stream->OnResult(UploadLimit(context.calls->max_uploads()));
+    return stream.get();
+  }
+  stream->uploading_ = true;
   stream->StartRead(&stream->incoming_);
   return stream.get();
 }
@@ -53,11 +72,13 @@ void AppendStream::OnSendInitialMetadataDone(bool ok) {
 absl::Status AppendStream::AddPiece() {
   v1::AppendRequest message;
   SPOTD_RETURN_IF_ERROR(ParseMessage(incoming_, &message));
-  if (!session_id_.has_value()) {
-    SPOTD_ASSIGN_OR_RETURN(session_id_, SessionId(message.session(), "session"));
-    call_.set_session(message.session());
-  } else if (!message.session().empty()) {
-    return FieldError("session", "belongs in the first message only");
+  if (!head_.has_value()) {
+    SPOTD_RETURN_IF_ERROR(TakeHead(message));
+  } else {
+    const bool head_again = !message.session().empty() || !message.request_id().empty() ||
+                            !message.etag().empty() || message.has_priority();
+    if (head_again)
+      return FieldError("session", "and what goes with it belong in the first message only");
   }
   for (const v1::Input& piece : message.input()) {
     SPOTD_RETURN_IF_ERROR(input_.Add(piece, "input"));
@@ -65,15 +86,34 @@ absl::Status AppendStream::AddPiece() {
   return absl::OkStatus();
 }
 
+absl::Status AppendStream::TakeHead(const v1::AppendRequest& message) {
+  engine::RequestHead head;
+  SPOTD_ASSIGN_OR_RETURN(head.session_id, SessionId(message.session(), "session"));
+  call_.set_session(message.session());
+  call_.Announce(context_.calls, cancel_);
+  head.tenant = call_.tenant();
+  head.etag = message.etag();
+  head.request_id = message.request_id();
+  head.priority = message.priority();
+  head_ = std::move(head);
+  return absl::OkStatus();
+}
+
+void AppendStream::LeaveUpload() {
+  if (uploading_.exchange(false)) context_.calls->LeaveUpload();
+}
+
 void AppendStream::Submit() {
-  if (!session_id_.has_value()) {
+  LeaveUpload();
+  if (!head_.has_value()) {
     OnResult(FieldError("session", "is required: the stream ended without a message"));
     return;
   }
   auto self = std::static_pointer_cast<AppendStream>(shared_from_this());
   engine::AppendRequest request;
-  request.session_id = *session_id_;
+  static_cast<engine::RequestHead&>(request) = *std::move(head_);
   request.input = input_.Take();
+  if (!request.request_id.empty()) request.fingerprint = Fingerprint(request.input);
   request.cancel = cancel_;
   request.deadline = call_.deadline();
   request.on_progress = [self](int32_t done, int32_t total) { self->OnProgress(done, total); };
@@ -94,6 +134,7 @@ void AppendStream::OnProgress(int32_t done, int32_t total) {
 }
 
 void AppendStream::OnResult(absl::StatusOr<engine::AppendResult> result) {
+  LeaveUpload();
   if (result.ok()) {
     std::lock_guard lock(mutex_);
     result_ = ToProto(*result);

@@ -2,8 +2,8 @@
 // half-closed, and sends progress back.
 #pragma once
 
+#include <atomic>
 #include <optional>
-#include <string>
 
 #include "absl/status/statusor.h"
 #include "runtime/engine/request.h"
@@ -27,6 +27,8 @@ class AppendStream final
   AppendStream(const ServiceContext& context, grpc::CallbackServerContext* call);
 
   absl::Status AddPiece();
+  absl::Status TakeHead(const v1::AppendRequest& message);
+  void LeaveUpload();
   void Submit();
   void OnProgress(int32_t done, int32_t total);
   void OnResult(absl::StatusOr<engine::AppendResult> result);
@@ -34,7 +36,8 @@ class AppendStream final
 
   // Reading half: one read at a time, then the worker; no two threads at once.
   grpc::ByteBuffer incoming_;
-  std::optional<std::string> session_id_;  // set by the first message
+  std::optional<engine::RequestHead> head_;  // set by the first message
+  std::atomic<bool> uploading_{false};
   InputCollector input_;
   // The mailbox; guarded by mutex_.
   std::optional<v1::PrefillProgress> progress_;

@@ -15,6 +15,7 @@
 #include <thread>
 
 #include "absl/status/statusor.h"
+#include "runtime/engine/error_reasons.h"
 #include "server/identity.h"
 #include "server/token_file.h"
 
@@ -24,10 +25,9 @@ class AuthMetadataProcessor;
 
 namespace spotd::server {
 
-// Reasons of UNAUTHENTICATED errors.
-inline constexpr char kTokenMissing[] = "TOKEN_MISSING";
-inline constexpr char kTokenInvalid[] = "TOKEN_INVALID";
-inline constexpr char kCertificateUnusable[] = "CERTIFICATE_UNUSABLE";
+using engine::reason::kCertificateUnusable;
+using engine::reason::kTokenInvalid;
+using engine::reason::kTokenMissing;
 
 // Thread-safe.
 class Authenticator final : public IdentityProvider {

@@ -103,6 +103,10 @@ Call::~Call() {
   metrics_->CallEnded();
 }
 
+void Call::Announce(RunningCalls* calls, std::shared_ptr<engine::CancelToken> cancel) {
+  announced_ = calls->Add({tenant(), request_id_, session_}, std::move(cancel));
+}
+
 std::optional<engine::Clock::time_point> Call::deadline() const {
   const auto deadline = context_->deadline();
   const auto now = std::chrono::system_clock::now();
@@ -156,9 +160,11 @@ absl::Status ParseMessage(const grpc::ByteBuffer& bytes, google::protobuf::Messa
                               .metadata = {{"field", field}},
                               .retry_after = {}});
   }
-  return engine::MakeError(
-      absl::StatusCode::kInvalidArgument, Concat("not a valid ", type),
-      {.reason = kMalformedRequest, .field = "", .metadata = {{"type", type}}, .retry_after = {}});
+  return engine::MakeError(absl::StatusCode::kInvalidArgument, Concat("not a valid ", type),
+                           {.reason = engine::reason::kMalformedRequest,
+                            .field = "",
+                            .metadata = {{"type", type}},
+                            .retry_after = {}});
 }
 
 grpc::ByteBuffer SerializeMessage(const google::protobuf::Message& message) {

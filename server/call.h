@@ -9,6 +9,7 @@
 #include <grpcpp/support/status.h>
 
 #include <chrono>
+#include <memory>
 #include <optional>
 #include <string>
 #include <string_view>
@@ -36,8 +37,13 @@ class Call {
   // Who is calling. When it is an error the call must end with it and do nothing.
   const absl::StatusOr<Identity>& identity() const { return identity_; }
 
+  // The tenant's name, once identity() is known to be no error.
+  const std::string& tenant() const { return identity_->tenant; }
+
   // The session it is about, for the log.
   void set_session(std::string session) { session_ = std::move(session); }
+  // Makes the call known, so that another can end it through `cancel`. After set_session.
+  void Announce(RunningCalls* calls, std::shared_ptr<engine::CancelToken> cancel);
   // Logs and counts the outcome. Once per call.
   grpc::Status Finish(const absl::Status& status, const engine::GenerateResult* result = nullptr);
 
@@ -53,6 +59,7 @@ class Call {
   std::optional<TraceContext> trace_;  // of the metadata "traceparent"
   absl::StatusOr<Identity> identity_;
   std::string session_;
+  RunningCalls::Handle announced_;
 };
 
 // Parses a request. INVALID_ARGUMENT (MALFORMED_REQUEST, or INVALID_UTF8 naming the field) instead

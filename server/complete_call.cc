@@ -32,7 +32,9 @@ absl::Status CompleteCall::Submit(const grpc::ByteBuffer& bytes) {
   SPOTD_RETURN_IF_ERROR(call_.identity().status());
   v1::CompleteRequest message;
   SPOTD_RETURN_IF_ERROR(ParseMessage(bytes, &message));
-  SPOTD_ASSIGN_OR_RETURN(engine::GenerateRequest request, ToGenerateRequest(message, context_));
+  SPOTD_ASSIGN_OR_RETURN(engine::GenerateRequest request,
+                         ToGenerateRequest(message, call_.tenant(), context_));
+  call_.Announce(context_.calls, cancel_);
   request.cancel = cancel_;
   request.deadline = call_.deadline();
   request.sink = shared_from_this();
@@ -41,10 +43,12 @@ absl::Status CompleteCall::Submit(const grpc::ByteBuffer& bytes) {
 }
 
 void CompleteCall::OnToken(const engine::TokenEvent& event) {
-  v1::TokenDelta* completion = message_.mutable_completion();
-  completion->mutable_text()->append(event.text);
-  completion->add_token_ids(event.token);
-  completion->add_logprobs(event.logprob);
+  while (message_.more_completions_size() < event.candidate) {
+    const int32_t candidate = message_.more_completions_size() + 1;
+    message_.add_more_completions()->set_candidate(candidate);
+  }
+  AddToken(event, event.candidate == 0 ? message_.mutable_completion()
+                                       : message_.mutable_more_completions(event.candidate - 1));
 }
 
 void CompleteCall::OnDone(absl::StatusOr<engine::GenerateResult> result) {

@@ -140,6 +140,7 @@ OptionTable MakeTable(ServerConfig* config, std::string* config_file) {
   AddCacheOptions(config, &table);
   AddPolicyOptions(config, &table);
   AddLimitOptions(config, &table);
+  AddServiceLimits(&config->limits, &table);
   AddLogOptions(config, &table);
   table.Group("Other", /*flags_only=*/true);
   table.AddFile("config", "YAML file of the options above, without dashes; also SPOTD_CONFIG.",

@@ -14,6 +14,7 @@
 #include "kernels/args.h"
 #include "runtime/model/policy.h"
 #include "server/option_table.h"
+#include "server/service_limits.h"
 
 namespace spotd::server {
 
@@ -54,6 +55,7 @@ struct ServerConfig {
   int32_t max_waiting = 256;
   int32_t max_prefill_chunk = 512;
   ByteSize max_prompt{16u << 20};
+  ServiceLimits limits;
 
   std::string tls_cert;  // PEM files; empty: plaintext
   std::string tls_key;

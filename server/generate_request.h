@@ -1,6 +1,8 @@
 // The checks and conversions that Generate and Complete share.
 #pragma once
 
+#include <string>
+
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "runtime/engine/request.h"
@@ -12,8 +14,10 @@ namespace spotd::server {
 // Everything but `cancel`, `deadline` and `sink`. Asks the engine for the session's policy when the
 // request changes it.
 absl::StatusOr<engine::GenerateRequest> ToGenerateRequest(const v1::GenerateRequest& message,
+                                                          const std::string& tenant,
                                                           const ServiceContext& context);
 absl::StatusOr<engine::GenerateRequest> ToGenerateRequest(const v1::CompleteRequest& message,
+                                                          const std::string& tenant,
                                                           const ServiceContext& context);
 
 // RESOURCE_EXHAUSTED (SERVER_BUSY): the workers' queue is full.

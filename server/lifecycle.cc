@@ -38,7 +38,11 @@ std::optional<int> WaitForSignal(std::chrono::milliseconds timeout) {
 
 Lifecycle::Lifecycle(const Options& options, engine::Engine* engine, const RpcMetrics* rpc_metrics,
                      GrpcServer* grpc_server)
-    : options_(options), engine_(engine), rpc_metrics_(rpc_metrics), grpc_server_(grpc_server) {}
+    : options_(options),
+      engine_(engine),
+      rpc_metrics_(rpc_metrics),
+      grpc_server_(grpc_server),
+      watchdog_(options.stall_timeout, std::chrono::steady_clock::now()) {}
 
 void Lifecycle::Run() {
   for (;;) {
@@ -51,16 +55,17 @@ void Lifecycle::Run() {
   }
 }
 
-// Work pending and not a step for long: hung. Steps, or nothing to do: fine, however slow a step
-// is.
 void Lifecycle::Watch(std::chrono::steady_clock::time_point now) {
   const engine::Metrics& metrics = engine_->metrics();
-  const uint64_t steps = metrics.engine_steps.load();
-  const bool idle = metrics.requests_running.load() == 0 && metrics.requests_waiting.load() == 0;
-  if (idle || steps != last_steps_) last_progress_ = now;
-  last_steps_ = steps;
-  SetState(now - last_progress_ > options_.stall_timeout ? EngineState::kStalled
-                                                         : EngineState::kReady);
+  Heartbeat heartbeat;
+  heartbeat.beats = metrics.engine_beats.load();
+  heartbeat.pending = metrics.requests_running.load() > 0 || metrics.requests_waiting.load() > 0;
+  heartbeat.computing_since = std::chrono::steady_clock::time_point(
+      std::chrono::steady_clock::duration(metrics.engine_computing_since.load()));
+  heartbeat.computing_tokens = metrics.engine_computing_tokens.load();
+  heartbeat.tokens_per_second = metrics.prefill_tokens_per_second.load();
+  SetState(watchdog_.Look(heartbeat, now) == Watchdog::Verdict::kHung ? EngineState::kStalled
+                                                                      : EngineState::kReady);
 }
 
 void Lifecycle::SetState(EngineState state) {

@@ -11,6 +11,7 @@
 #include "server/grpc_server.h"
 #include "server/metrics_exporter.h"
 #include "server/rpc_metrics.h"
+#include "server/watchdog.h"
 
 namespace spotd::server {
 
@@ -48,8 +49,7 @@ class Lifecycle {
   const RpcMetrics* rpc_metrics_;
   GrpcServer* grpc_server_;
   std::atomic<EngineState> state_{EngineState::kReady};
-  uint64_t last_steps_ = 0;
-  std::chrono::steady_clock::time_point last_progress_ = std::chrono::steady_clock::now();
+  Watchdog watchdog_;
 };
 
 }  // namespace spotd::server

@@ -60,11 +60,13 @@ absl::Status Serve(const ServerConfig& config, const model::Policy& policy) {
   RpcMetrics rpc_metrics;
   CallExecutor workers(kWorkerThreads, kMaxQueuedCalls);
   CallExecutor writers(1, SIZE_MAX);
+  RunningCalls calls(config.limits.max_uploads);
   const ServiceContext context{.engine = engine.get(),
                                .workers = &workers,
                                .writers = &writers,
                                .metrics = &rpc_metrics,
                                .identity = security.authenticator.get(),
+                               .calls = &calls,
                                .max_prompt_bytes = config.max_prompt.bytes,
                                .block_tokens = config.block_tokens};
   SPOTD_ASSIGN_OR_RETURN(const std::unique_ptr<GrpcServer> grpc_server,

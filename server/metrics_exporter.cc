@@ -20,6 +20,14 @@ void AddRequests(const Metrics& metrics, const RpcMetrics& rpc, MetricFamilies* 
   out->Add(metrics.requests_running);
   out->Gauge("spotd_requests_waiting", "Requests queued behind the running ones");
   out->Add(metrics.requests_waiting, {{"reason", "capacity"}});
+  out->Gauge("spotd_waiting_tokens", "Prompt tokens of requests that have not begun");
+  out->Add(metrics.waiting_tokens);
+  out->Gauge("spotd_prefill_backlog_tokens", "Prompt tokens that running requests have to compute");
+  out->Add(metrics.prefill_backlog);
+  out->Counter("spotd_preemptions_total", "Running requests that gave up their KV to others");
+  out->Add(metrics.preemptions);
+  out->Counter("spotd_preempted_tokens_total", "Tokens computed again after that");
+  out->Add(metrics.preempted_tokens);
   out->Gauge("spotd_calls_in_progress", "RPCs between arrival and status");
   out->Add(static_cast<double>(rpc.in_progress()));
   out->Counter("spotd_requests_total",
@@ -44,6 +52,10 @@ void AddLatencies(const Metrics& metrics, MetricFamilies* out) {
       metrics.time_to_first_token);
   add("spotd_inter_token_latency_seconds", "Between neighbouring tokens of a request",
       metrics.inter_token_latency);
+  add("spotd_request_time_per_output_token_seconds", "Between the tokens of a request, its mean",
+      metrics.time_per_output_token);
+  add("spotd_tokenization_seconds", "Rendering and tokenising a request's input",
+      metrics.tokenization_time);
   add("spotd_e2e_request_latency_seconds", "Submission to last token", metrics.e2e_request_latency);
   add("spotd_request_queue_time_seconds", "Submission to first scheduled",
       metrics.request_queue_time);
@@ -59,9 +71,15 @@ void AddLatencies(const Metrics& metrics, MetricFamilies* out) {
 
 void AddTokens(const Metrics& metrics, MetricFamilies* out) {
   out->Counter("spotd_prompt_tokens_total",
-               "Prompt tokens: computed by prefill, or found in the session's cache");
+               "Prompt tokens: computed by prefill, found in the session's cache, or shared with "
+               "another session of the tenant");
   out->Add(metrics.prompt_tokens_computed, {{"source", "computed"}});
   out->Add(metrics.prompt_tokens_session, {{"source", "session"}});
+  out->Add(metrics.prompt_tokens_prefix, {{"source", "prefix"}});
+  out->Counter("spotd_prefix_queries_total", "Prompt tokens looked up with other sessions");
+  out->Add(metrics.prefix_lookup_tokens);
+  out->Counter("spotd_prefix_hits_total", "Of these, tokens that another session had");
+  out->Add(metrics.prompt_tokens_prefix);
   out->Counter("spotd_generation_tokens_total", "Tokens generated");
   out->Add(metrics.generation_tokens);
 }
@@ -71,6 +89,8 @@ void AddSessions(const Metrics& metrics, MetricFamilies* out) {
   out->Add(metrics.sessions);
   out->Gauge("spotd_session_tokens", "Tokens of all sessions");
   out->Add(metrics.session_tokens);
+  out->Counter("spotd_sessions_expired_total", "Sessions that ended by themselves");
+  out->Add(metrics.sessions_expired);
   out->Counter("spotd_session_forks_total", "Sessions forked");
   out->Add(metrics.session_forks);
   out->Counter("spotd_session_rewinds_total", "Sessions rewound");
@@ -89,6 +109,8 @@ void AddCache(const Metrics& metrics, MetricFamilies* out) {
   out->Add(metrics.kv_bytes_per_block);
   out->Gauge("spotd_kv_usage_ratio", "Share of KV blocks in use, 0 to 1");
   out->Add(total == 0 ? 0.0 : static_cast<double>(used) / total);
+  out->Gauge("spotd_prefix_blocks", "Whole KV blocks that other sessions may share");
+  out->Add(metrics.kv_blocks_offered);
   out->Counter("spotd_kv_reclaims_total", "Idle sessions whose KV was dropped to make room");
   out->Add(metrics.kv_reclaims);
   out->Counter("spotd_kv_reclaimed_tokens_total", "Tokens of KV dropped so");
@@ -135,16 +157,40 @@ void AddSparsity(const Metrics& metrics, MetricFamilies* out) {
   histogram("spotd_request_selected_tokens", "Tokens read in a step, mean per request",
             &PolicyMetrics::request_selected_tokens);
 
+  histogram("spotd_audit_recalled_mass",
+            "True attention mass of the blocks read, in one layer of an audited step",
+            &PolicyMetrics::audit_recalled_mass);
+  histogram("spotd_audit_output_error",
+            "Distance of the layer's output from the dense one, relative, in an audited step",
+            &PolicyMetrics::audit_output_error);
+  out->Counter("spotd_audit_fallbacks_total",
+               "Sessions that decode densely because audits found too little mass recalled");
+  out->Add(metrics.audit_fallbacks);
+
   out->Counter("spotd_dense_steps_total", "Decode steps that read everything, by reason");
   ForEachPolicy(metrics, [&](const PolicyMetrics& policy, const std::string& name) {
     out->Add(policy.dense_steps_short_context, {{"policy", name}, {"reason", "short_context"}});
     out->Add(policy.dense_steps_requested, {{"policy", name}, {"reason", "requested"}});
+    out->Add(policy.dense_steps_audit, {{"policy", name}, {"reason", "audit"}});
   });
+}
+
+double StepAge(const Metrics& metrics) {
+  const int64_t since = metrics.engine_computing_since;
+  if (since == 0) return 0;
+  const auto now = engine::Clock::now().time_since_epoch();
+  return std::chrono::duration<double>(now - engine::Clock::duration(since)).count();
 }
 
 void AddEngine(const Metrics& metrics, EngineState state, MetricFamilies* out) {
   out->Counter("spotd_engine_steps_total", "Engine steps");
   out->Add(metrics.engine_steps);
+  out->Counter("spotd_engine_beats_total", "Rounds of the engine's loop: its heartbeat");
+  out->Add(metrics.engine_beats);
+  out->Gauge("spotd_engine_step_age_seconds", "How long the step that runs has taken; 0 = none");
+  out->Add(StepAge(metrics));
+  out->Gauge("spotd_prefill_tokens_per_second", "Speed of the latest prefill chunks; 0 = unknown");
+  out->Add(metrics.prefill_tokens_per_second);
   out->Gauge("spotd_engine_last_step_timestamp_seconds", "Unix time of the last step");
   out->Add(metrics.engine_last_step_timestamp);
   out->Gauge("spotd_engine_state", "1 for the state the engine is in");

@@ -46,10 +46,12 @@ model::Limits LimitsOf(const ServerConfig& config) {
           .block_tokens = config.block_tokens};
 }
 
-engine::EngineOptions EngineOptionsOf(const ServerConfig& config, const model::Policy& policy,
-                                      bool has_selector) {
+absl::StatusOr<engine::EngineOptions> EngineOptionsOf(const ServerConfig& config,
+                                                      const model::Policy& policy,
+                                                      bool has_selector) {
   engine::EngineOptions options;
-  options.max_sessions = config.max_sessions;
+  SPOTD_RETURN_IF_ERROR(ApplyServiceLimits(config.limits, &options));
+  options.sessions.max_sessions = config.max_sessions;
   options.max_waiting = config.max_waiting;
   options.max_running = config.max_running;
   options.max_prompt_bytes = config.max_prompt.bytes;
@@ -72,13 +74,15 @@ absl::StatusOr<std::unique_ptr<engine::Engine>> LoadEngine(const ServerConfig& c
   std::unique_ptr<text::ChatTemplate> chat_template =
       LoadChatTemplate(source->tokenizer_data().chat_template);
   SPOTD_ASSIGN_OR_RETURN(
-      std::unique_ptr<kernels::Backend> backend,
+      std::unique_ptr<kernels::Backend> device,
       kernels::CreateBackend({.name = config.backend, .threads = config.threads}));
+  auto backend = std::make_unique<engine::AttentionAudit>(std::move(device));
   SPOTD_ASSIGN_OR_RETURN(
       std::unique_ptr<model::Transformer> transformer,
       model::Transformer::Load(backend.get(), *source, std::move(selector), LimitsOf(config)));
-  const engine::EngineOptions options =
-      EngineOptionsOf(config, default_policy, transformer->has_selector());
+  SPOTD_ASSIGN_OR_RETURN(engine::EngineOptions options,
+                         EngineOptionsOf(config, default_policy, transformer->has_selector()));
+  options.audit.probe = backend.get();
   Log(LogLevel::kInfo, "model loaded",
       {{"model", source->config().name},
        {"architecture", source->config().architecture},

@@ -3,6 +3,7 @@
 #include <vector>
 
 #include "kernels/core/status.h"
+#include "runtime/engine/error_reasons.h"
 #include "runtime/engine/errors.h"
 #include "runtime/engine/request_check.h"
 #include "server/replies.h"
@@ -25,7 +26,8 @@ class ModelServiceImpl final : public RawService {
   grpc::ServerUnaryReactor* ListModels(grpc::CallbackServerContext* context,
                                        const grpc::ByteBuffer* in, grpc::ByteBuffer* out) override {
     return RunUnary<v1::ListModelsRequest, v1::ListModelsResponse>(
-        context_, "ListModels", {context, in, out}, [this](const v1::ListModelsRequest&) {
+        context_, "ListModels", {context, in, out},
+        [this](const v1::ListModelsRequest&, const std::string&) {
           v1::ListModelsResponse response;
           *response.add_models() = DescribeModel(*context_.engine, context_.block_tokens);
           return response;
@@ -35,19 +37,21 @@ class ModelServiceImpl final : public RawService {
                                      const grpc::ByteBuffer* in, grpc::ByteBuffer* out) override {
     return RunUnary<v1::GetModelRequest, v1::Model>(
         context_, "GetModel", {context, in, out},
-        [this](const v1::GetModelRequest& request) { return Get(request); });
+        [this](const v1::GetModelRequest& request, const std::string&) { return Get(request); });
   }
   grpc::ServerUnaryReactor* Tokenize(grpc::CallbackServerContext* context,
                                      const grpc::ByteBuffer* in, grpc::ByteBuffer* out) override {
     return RunUnary<v1::TokenizeRequest, v1::TokenizeResponse>(
         context_, "Tokenize", {context, in, out},
-        [this](const v1::TokenizeRequest& request) { return Encode(request); });
+        [this](const v1::TokenizeRequest& request, const std::string&) { return Encode(request); });
   }
   grpc::ServerUnaryReactor* Detokenize(grpc::CallbackServerContext* context,
                                        const grpc::ByteBuffer* in, grpc::ByteBuffer* out) override {
     return RunUnary<v1::DetokenizeRequest, v1::DetokenizeResponse>(
         context_, "Detokenize", {context, in, out},
-        [this](const v1::DetokenizeRequest& request) { return Decode(request); });
+        [this](const v1::DetokenizeRequest& request, const std::string&) {
+          return Decode(request);
+        });
   }
 
  private:
@@ -58,7 +62,7 @@ class ModelServiceImpl final : public RawService {
     return engine::MakeError(
         absl::StatusCode::kNotFound,
         Concat("no model \"", name, "\"; this server runs ", ModelName(*context_.engine)),
-        {.reason = kModelNotFound,
+        {.reason = engine::reason::kModelNotFound,
          .field = "",
          .metadata = {{"model", ModelName(*context_.engine)}},
          .retry_after = {}});

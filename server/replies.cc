@@ -28,6 +28,7 @@ v1::Usage UsageToProto(const engine::Usage& usage) {
   out.set_prompt_tokens(usage.prompt_tokens);
   out.set_computed_tokens(usage.computed_tokens);
   out.set_session_tokens(usage.session_tokens);
+  out.set_prefix_tokens(usage.prefix_tokens);
   out.set_generated_tokens(usage.generated_tokens);
   return out;
 }
@@ -129,6 +130,11 @@ v1::Session ToProto(const engine::SessionInfo& session) {
   out.set_state(session.busy ? v1::Session::STATE_ACTIVE : v1::Session::STATE_IDLE);
   *out.mutable_create_time() = ToTimestamp(session.create_time_ms);
   *out.mutable_update_time() = ToTimestamp(session.update_time_ms);
+  if (session.ttl_ms > 0) {
+    *out.mutable_ttl() = ToDuration(std::chrono::milliseconds(session.ttl_ms));
+  }
+  if (session.expire_time_ms > 0) *out.mutable_expire_time() = ToTimestamp(session.expire_time_ms);
+  out.set_etag(session.etag);
   return out;
 }
 
@@ -150,6 +156,10 @@ v1::Sparsity SparsityToProto(const engine::GenerateResult& result, int32_t block
   out.set_mean_selected_tokens(sparsity.mean_selected_tokens);
   out.set_steps(sparsity.steps);
   out.set_dense_steps(sparsity.dense_steps);
+  out.set_audited_steps(sparsity.audited_steps);
+  out.set_mean_recalled_mass(sparsity.mean_recalled_mass);
+  out.set_mean_output_error(sparsity.mean_output_error);
+  out.set_dense_by_audit(sparsity.dense_by_audit);
   for (const auto& [block, share] : sparsity.top_blocks) {
     v1::BlockShare* top = out.add_top_blocks();
     top->set_first_token(block * block_tokens);
@@ -171,6 +181,14 @@ v1::GenerateResult ToProto(const engine::GenerateResult& result, int32_t block_t
   *out.mutable_sparsity() = SparsityToProto(result, block_tokens);
   out.set_seed(result.seed);
   if (keeps_session) out.set_session_token_count(result.session_tokens_after);
+  for (const engine::CandidateResult& candidate : result.candidates) {
+    v1::Candidate* one = out.add_candidates();
+    one->set_finish_reason(FinishToProto(candidate.finish));
+    one->set_stop_text(candidate.stop_string);
+    one->set_generated_tokens(candidate.generated_tokens);
+    one->set_seed(candidate.seed);
+  }
+  out.set_replayed(result.replayed);
   return out;
 }
 
@@ -179,6 +197,45 @@ v1::AppendResult ToProto(const engine::AppendResult& result) {
   out.set_appended_tokens(result.appended_tokens);
   out.set_session_token_count(result.session_tokens_after);
   *out.mutable_timings() = PrefillTimings(result.timings);
+  *out.mutable_usage() = UsageToProto(result.usage);
+  out.set_replayed(result.replayed);
+  return out;
+}
+
+void AddToken(const engine::TokenEvent& event, v1::TokenDelta* delta) {
+  delta->mutable_text()->append(event.text);
+  delta->add_token_ids(event.token);
+  delta->add_logprobs(event.logprob);
+  if (event.top.empty()) return;
+  v1::TopLogprobs* top = delta->add_top_logprobs();
+  for (const engine::TokenLogprob& token : event.top) {
+    top->add_token_ids(token.token);
+    top->add_logprobs(token.logprob);
+  }
+}
+
+v1::TraceHeader ToHeader(const engine::SelectionRecord& record, const engine::Engine& engine,
+                         int32_t block_tokens) {
+  v1::TraceHeader out;
+  out.set_step_count(static_cast<int32_t>(record.steps().size()));
+  out.set_dropped_steps(record.dropped());
+  out.set_layer_count(engine.model_config().layers);
+  out.set_block_token_count(block_tokens);
+  return out;
+}
+
+v1::TraceStep ToProto(const engine::SelectionRecord::Step& step) {
+  v1::TraceStep out;
+  out.set_position(step.position);
+  out.set_token_id(step.token);
+  out.set_dense(step.dense);
+  for (const std::vector<engine::BlockRun>& runs : step.layers) {
+    v1::LayerRead* layer = out.add_layers();
+    for (const engine::BlockRun& run : runs) {
+      layer->add_first_blocks(run.first);
+      layer->add_block_counts(run.count);
+    }
+  }
   return out;
 }
 

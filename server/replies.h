@@ -28,6 +28,13 @@ v1::GenerateResult ToProto(const engine::GenerateResult& result, int32_t block_t
                            bool keeps_session);
 v1::AppendResult ToProto(const engine::AppendResult& result);
 
+// Adds a token to what is to be sent of its candidate.
+void AddToken(const engine::TokenEvent& event, v1::TokenDelta* delta);
+
+v1::TraceHeader ToHeader(const engine::SelectionRecord& record, const engine::Engine& engine,
+                         int32_t block_tokens);
+v1::TraceStep ToProto(const engine::SelectionRecord::Step& step);
+
 std::string ModelName(const engine::Engine& engine);
 v1::Model DescribeModel(const engine::Engine& engine, int32_t block_tokens);
 

@@ -1,8 +1,11 @@
 #include "server/requests.h"
 
+#include <algorithm>
 #include <optional>
 #include <utility>
 
+#include "google/protobuf/io/coded_stream.h"
+#include "google/protobuf/io/zero_copy_stream_impl_lite.h"
 #include "kernels/core/status.h"
 #include "runtime/engine/error_reasons.h"
 #include "runtime/engine/errors.h"
@@ -47,8 +50,9 @@ absl::StatusOr<model::Policy> OverlayPolicy(const v1::Policy& policy, const mode
     result.kind = *kind;
   }
   Overlay(policy, &result);
-  if (const absl::Status status = engine::CheckPolicy(result, engine.has_selector());
-      !status.ok()) {
+  absl::Status status = engine::CheckPolicy(result, engine.has_selector());
+  if (status.ok()) status = engine::CheckPolicyBounds(result, engine.options().policy_bounds);
+  if (!status.ok()) {
     engine::ErrorDetails details = engine::GetErrorDetails(status);
     details.field = Concat(field, ".", details.field.substr(details.field.rfind('.') + 1));
     return engine::MakeError(status.code(), std::string(status.message()), details);
@@ -74,11 +78,91 @@ absl::StatusOr<engine::Sampling> ToSampling(const v1::Sampling& sampling) {
                 .seed = 0,
                 .draw = 0};
   if (sampling.has_seed()) out.seed = sampling.seed();
+  out.logit_bias.assign(sampling.logit_bias().begin(), sampling.logit_bias().end());
+  std::sort(out.logit_bias.begin(), out.logit_bias.end());
   out.max_tokens = sampling.max_tokens();
   out.stop_strings.assign(sampling.stop().begin(), sampling.stop().end());
   out.stop_tokens.assign(sampling.stop_token_ids().begin(), sampling.stop_token_ids().end());
   out.ignore_eos = sampling.ignore_eos();
   return out;
+}
+
+absl::StatusOr<std::chrono::milliseconds> ToMilliseconds(const google::protobuf::Duration& value,
+                                                         std::string_view field) {
+  constexpr int64_t kMaxSeconds = 315'576'000'000;  // of protobuf
+  if (value.seconds() < 0 || value.seconds() > kMaxSeconds || value.nanos() < 0 ||
+      value.nanos() > 999'999'999) {
+    return FieldError(field, "is not a duration from 0 on");
+  }
+  return std::chrono::milliseconds(value.seconds() * 1000 + value.nanos() / 1'000'000);
+}
+
+absl::StatusOr<int64_t> ToUnixMilliseconds(const google::protobuf::Timestamp& value,
+                                           std::string_view field) {
+  constexpr int64_t kMaxSeconds = 253'402'300'799;  // the end of the year 9999
+  if (value.seconds() < 0 || value.seconds() > kMaxSeconds || value.nanos() < 0 ||
+      value.nanos() > 999'999'999) {
+    return FieldError(field, "is not a time from 1970 on");
+  }
+  return value.seconds() * 1000 + value.nanos() / 1'000'000;
+}
+
+namespace {
+
+// FNV-1a over fields that are told apart by their length.
+class Hash {
+ public:
+  void Add(std::string_view bytes) {
+    Add(bytes.size());
+    for (const char c : bytes) Mix(static_cast<unsigned char>(c));
+  }
+  void Add(uint64_t value) {
+    for (int i = 0; i < 8; ++i, value >>= 8) Mix(value & 255);
+  }
+  uint64_t value() const { return value_; }
+
+ private:
+  void Mix(uint64_t byte) { value_ = (value_ ^ byte) * 1099511628211u; }
+  uint64_t value_ = 14695981039346656037u;
+};
+
+void Add(const engine::Input& input, Hash* hash) {
+  hash->Add(input.index());
+  if (const auto* text = std::get_if<engine::TextInput>(&input)) {
+    hash->Add(text->text);
+    hash->Add(static_cast<uint64_t>(text->parse_special));
+  } else if (const auto* tokens = std::get_if<engine::TokenInput>(&input)) {
+    hash->Add(tokens->size());
+    for (const int32_t token : *tokens) hash->Add(static_cast<uint32_t>(token));
+  } else {
+    const auto& messages = std::get<engine::MessageInput>(input);
+    hash->Add(messages.size());
+    for (const text::ChatMessage& message : messages) {
+      hash->Add(message.role);
+      hash->Add(message.content);
+    }
+  }
+}
+
+}  // namespace
+
+uint64_t Fingerprint(const std::vector<engine::Input>& inputs) {
+  Hash hash;
+  for (const engine::Input& input : inputs) Add(input, &hash);
+  return hash.value();
+}
+
+uint64_t Fingerprint(const google::protobuf::Message& message) {
+  std::string bytes;
+  {
+    google::protobuf::io::StringOutputStream out(&bytes);
+    google::protobuf::io::CodedOutputStream coded(&out);
+    coded.SetSerializationDeterministic(true);
+    message.SerializeToCodedStream(&coded);
+  }
+  Hash hash;
+  hash.Add(bytes);
+  return hash.value();
 }
 
 absl::Status InputCollector::Count(size_t bytes) {

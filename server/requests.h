@@ -2,13 +2,18 @@
 // request.
 #pragma once
 
+#include <chrono>
 #include <cstddef>
+#include <cstdint>
 #include <string>
 #include <string_view>
 #include <vector>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "google/protobuf/duration.pb.h"
+#include "google/protobuf/message.h"
+#include "google/protobuf/timestamp.pb.h"
 #include "runtime/engine/engine.h"
 #include "runtime/engine/request.h"
 #include "runtime/model/policy.h"
@@ -26,6 +31,18 @@ absl::StatusOr<model::Policy> OverlayPolicy(const v1::Policy& policy, const mode
 
 // Fills in the defaults; the engine checks the ranges.
 absl::StatusOr<engine::Sampling> ToSampling(const v1::Sampling& sampling);
+
+// Of a Duration or Timestamp that a client sent; the range that protobuf allows is checked.
+absl::StatusOr<std::chrono::milliseconds> ToMilliseconds(const google::protobuf::Duration& value,
+                                                         std::string_view field);
+absl::StatusOr<int64_t> ToUnixMilliseconds(const google::protobuf::Timestamp& value,
+                                           std::string_view field);
+
+// A hash of what was asked, so that an id that comes with another request is noticed. How text was
+// cut into chunks does not count.
+uint64_t Fingerprint(const std::vector<engine::Input>& inputs);
+// `message` with its fields in a fixed order.
+uint64_t Fingerprint(const google::protobuf::Message& message);
 
 // Collects the pieces of a prompt, joining neighbouring text chunks, and refuses too many bytes
 // before they pile up.

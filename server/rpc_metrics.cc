@@ -1,14 +1,13 @@
 #include "server/rpc_metrics.h"
 
-#include "runtime/engine/error_reasons.h"
-#include "server/status_map.h"
+#include "runtime/engine/error_catalogue.h"
 
 namespace spotd::server {
 
 RpcMetrics::RpcMetrics() {
-  for (const char* method :
-       {"CreateSession", "GetSession", "ListSessions", "DeleteSession", "ForkSession",
-        "RewindSession", "Append", "ListModels", "GetModel", "Tokenize", "Detokenize"}) {
+  for (const char* method : {"CreateSession", "GetSession", "ListSessions", "DeleteSession",
+                             "ForkSession", "RewindSession", "Append", "Abort", "Trace",
+                             "ListModels", "GetModel", "Tokenize", "Detokenize"}) {
     outcomes_[{method, "OK", ""}] = 0;
   }
   for (const char* method : {"Generate", "Complete"}) {
@@ -16,10 +15,10 @@ RpcMetrics::RpcMetrics() {
       outcomes_[{method, "OK", finish}] = 0;
     }
   }
-  namespace reason = engine::reason;
-  for (const char* why : {reason::kQueueFull, reason::kKvExhausted, reason::kSessionLimit,
-                          reason::kDraining, kServerBusy}) {
-    rejected_[why] = 0;
+  for (const engine::ReasonInfo& info : engine::ErrorCatalogue()) {
+    const bool refusal = info.code == absl::StatusCode::kResourceExhausted ||
+                         info.code == absl::StatusCode::kUnavailable;
+    if (refusal) rejected_[info.reason] = 0;
   }
 }
 

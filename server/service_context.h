@@ -9,6 +9,7 @@
 #include "server/call_executor.h"
 #include "server/identity.h"
 #include "server/rpc_metrics.h"
+#include "server/running_calls.h"
 
 namespace grpc {
 class Service;
@@ -24,6 +25,7 @@ struct ServiceContext {
       nullptr;  // one thread: serialises and sends what the engine thread left in mailboxes
   RpcMetrics* metrics = nullptr;
   const IdentityProvider* identity = nullptr;  // null: every caller is the default tenant
+  RunningCalls* calls = nullptr;
   size_t max_prompt_bytes = 16u << 20;
   int32_t block_tokens = 16;  // of the KV cache
 };

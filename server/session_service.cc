@@ -33,6 +33,13 @@ absl::StatusOr<engine::SessionOptions> ToOptions(const v1::Session& session,
     SPOTD_ASSIGN_OR_RETURN(options.policy,
                            OverlayPolicy(session.policy(), base, engine, "session.policy"));
   }
+  if (session.has_ttl()) {
+    SPOTD_ASSIGN_OR_RETURN(options.ttl, ToMilliseconds(session.ttl(), "session.ttl"));
+  }
+  if (session.has_expire_time()) {
+    SPOTD_ASSIGN_OR_RETURN(options.expire_time_ms,
+                           ToUnixMilliseconds(session.expire_time(), "session.expire_time"));
+  }
   return options;
 }
 
@@ -50,65 +57,82 @@ class SessionServiceImpl final : public RawService {
                                           grpc::ByteBuffer* out) override {
     return RunUnary<v1::CreateSessionRequest, v1::Session>(
         context_, "CreateSession", {context, in, out},
-        [this](const v1::CreateSessionRequest& request) { return Create(request); });
+        [this](const v1::CreateSessionRequest& request, const std::string& tenant) {
+          return Create(request, tenant);
+        });
   }
   grpc::ServerUnaryReactor* GetSession(grpc::CallbackServerContext* context,
                                        const grpc::ByteBuffer* in, grpc::ByteBuffer* out) override {
     return RunUnary<v1::GetSessionRequest, v1::Session>(
         context_, "GetSession", {context, in, out},
-        [this](const v1::GetSessionRequest& request) { return Get(request); });
+        [this](const v1::GetSessionRequest& request, const std::string& tenant) {
+          return Get(request, tenant);
+        });
   }
   grpc::ServerUnaryReactor* ListSessions(grpc::CallbackServerContext* context,
                                          const grpc::ByteBuffer* in,
                                          grpc::ByteBuffer* out) override {
     return RunUnary<v1::ListSessionsRequest, v1::ListSessionsResponse>(
         context_, "ListSessions", {context, in, out},
-        [this](const v1::ListSessionsRequest& request) { return List(request); });
+        [this](const v1::ListSessionsRequest& request, const std::string& tenant) {
+          return List(request, tenant);
+        });
   }
   grpc::ServerUnaryReactor* DeleteSession(grpc::CallbackServerContext* context,
                                           const grpc::ByteBuffer* in,
                                           grpc::ByteBuffer* out) override {
     return RunUnary<v1::DeleteSessionRequest, google::protobuf::Empty>(
         context_, "DeleteSession", {context, in, out},
-        [this](const v1::DeleteSessionRequest& request) { return Delete(request); });
+        [this](const v1::DeleteSessionRequest& request, const std::string& tenant) {
+          return Delete(request, tenant);
+        });
   }
   grpc::ServerUnaryReactor* ForkSession(grpc::CallbackServerContext* context,
                                         const grpc::ByteBuffer* in,
                                         grpc::ByteBuffer* out) override {
     return RunUnary<v1::ForkSessionRequest, v1::Session>(
         context_, "ForkSession", {context, in, out},
-        [this](const v1::ForkSessionRequest& request) { return Fork(request); });
+        [this](const v1::ForkSessionRequest& request, const std::string& tenant) {
+          return Fork(request, tenant);
+        });
   }
   grpc::ServerUnaryReactor* RewindSession(grpc::CallbackServerContext* context,
                                           const grpc::ByteBuffer* in,
                                           grpc::ByteBuffer* out) override {
     return RunUnary<v1::RewindSessionRequest, v1::Session>(
         context_, "RewindSession", {context, in, out},
-        [this](const v1::RewindSessionRequest& request) { return Rewind(request); });
+        [this](const v1::RewindSessionRequest& request, const std::string& tenant) {
+          return Rewind(request, tenant);
+        });
   }
 
  private:
   engine::Engine& engine() const { return *context_.engine; }
 
-  absl::StatusOr<v1::Session> Create(const v1::CreateSessionRequest& request) const {
+  absl::StatusOr<v1::Session> Create(const v1::CreateSessionRequest& request,
+                                     const std::string& tenant) const {
     SPOTD_ASSIGN_OR_RETURN(
-        const engine::SessionOptions options,
+        engine::SessionOptions options,
         ToOptions(request.session(), engine().options().default_policy, engine()));
+    options.tenant = tenant;
+    options.request_id = request.request_id();
     return ToReply(engine().CreateSession(options));
   }
 
-  absl::StatusOr<v1::Session> Get(const v1::GetSessionRequest& request) const {
+  absl::StatusOr<v1::Session> Get(const v1::GetSessionRequest& request,
+                                  const std::string& tenant) const {
     SPOTD_ASSIGN_OR_RETURN(const std::string id, SessionId(request.name(), "name"));
-    return ToReply(engine().GetSession(id));
+    return ToReply(engine().GetSession({id, tenant}));
   }
 
   // The page token is the id of the last session of the page before.
-  absl::StatusOr<v1::ListSessionsResponse> List(const v1::ListSessionsRequest& request) const {
+  absl::StatusOr<v1::ListSessionsResponse> List(const v1::ListSessionsRequest& request,
+                                                const std::string& tenant) const {
     if (request.page_size() < 0) return FieldError("page_size", "must not be negative");
     const int32_t limit = request.page_size() == 0
                               ? kDefaultPageSize
                               : std::min<int32_t>(request.page_size(), kMaxPageSize);
-    const auto sessions = engine().ListSessions(request.page_token(), limit + 1);
+    const auto sessions = engine().ListSessions({request.page_token(), tenant}, limit + 1);
     v1::ListSessionsResponse response;
     for (const engine::SessionInfo& session : sessions) {
       if (response.sessions_size() == limit) {
@@ -120,26 +144,29 @@ class SessionServiceImpl final : public RawService {
     return response;
   }
 
-  absl::StatusOr<google::protobuf::Empty> Delete(const v1::DeleteSessionRequest& request) const {
+  absl::StatusOr<google::protobuf::Empty> Delete(const v1::DeleteSessionRequest& request,
+                                                 const std::string& tenant) const {
     SPOTD_ASSIGN_OR_RETURN(const std::string id, SessionId(request.name(), "name"));
-    SPOTD_RETURN_IF_ERROR(engine().DeleteSession(id));
+    SPOTD_RETURN_IF_ERROR(engine().DeleteSession({id, tenant, request.etag()}));
     return google::protobuf::Empty();
   }
 
-  absl::StatusOr<v1::Session> Fork(const v1::ForkSessionRequest& request) const {
+  absl::StatusOr<v1::Session> Fork(const v1::ForkSessionRequest& request,
+                                   const std::string& tenant) const {
     SPOTD_ASSIGN_OR_RETURN(const std::string id, SessionId(request.name(), "name"));
-    SPOTD_ASSIGN_OR_RETURN(const engine::SessionInfo parent, engine().GetSession(id));
+    SPOTD_ASSIGN_OR_RETURN(const engine::SessionInfo parent, engine().GetSession({id, tenant}));
     SPOTD_ASSIGN_OR_RETURN(engine::SessionOptions options,
                            ToOptions(request.session(), parent.policy, engine()));
-    if (!options.policy.has_value()) options.policy = parent.policy;
-    return ToReply(engine().ForkSession(id, options));
+    options.request_id = request.request_id();
+    return ToReply(engine().ForkSession({id, tenant, request.etag()}, options));
   }
 
-  absl::StatusOr<v1::Session> Rewind(const v1::RewindSessionRequest& request) const {
+  absl::StatusOr<v1::Session> Rewind(const v1::RewindSessionRequest& request,
+                                     const std::string& tenant) const {
     SPOTD_ASSIGN_OR_RETURN(const std::string id, SessionId(request.name(), "name"));
     if (!request.has_token_count()) return FieldError("token_count", "is required");
     if (request.token_count() < 0) return FieldError("token_count", "must not be negative");
-    return ToReply(engine().RewindSession(id, request.token_count()));
+    return ToReply(engine().RewindSession({id, tenant, request.etag()}, request.token_count()));
   }
 
   const ServiceContext& context_;

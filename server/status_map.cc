@@ -32,6 +32,7 @@ grpc::Status ToGrpcStatus(const absl::Status& status) {
   info.set_reason(details.reason);
   info.set_domain(std::string(kErrorDomain));
   for (const auto& [key, value] : details.metadata) (*info.mutable_metadata())[key] = value;
+  if (!details.field.empty()) (*info.mutable_metadata())["field"] = details.field;
   rich.add_details()->PackFrom(info);
 
   if (!details.field.empty()) {

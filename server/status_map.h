@@ -16,12 +16,6 @@ namespace spotd::server {
 
 inline constexpr std::string_view kErrorDomain = "spotd.v1";
 
-// Reasons that only the server gives; the engine's are in runtime/engine/error_reasons.h.
-// proto/README.md lists all of them.
-inline constexpr char kMalformedRequest[] = "MALFORMED_REQUEST";
-inline constexpr char kModelNotFound[] = "MODEL_NOT_FOUND";
-inline constexpr char kServerBusy[] = "SERVER_BUSY";
-
 // INVALID_ARGUMENT for one request field, named as a path ("sampling.temperature").
 absl::Status FieldError(std::string_view field, std::string_view problem);
 

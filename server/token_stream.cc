@@ -39,7 +39,9 @@ absl::Status TokenStream::Submit(const grpc::ByteBuffer& bytes) {
   v1::GenerateRequest message;
   SPOTD_RETURN_IF_ERROR(ParseMessage(bytes, &message));
   call_.set_session(message.session());
-  SPOTD_ASSIGN_OR_RETURN(engine::GenerateRequest request, ToGenerateRequest(message, context_));
+  call_.Announce(context_.calls, cancel_);
+  SPOTD_ASSIGN_OR_RETURN(engine::GenerateRequest request,
+                         ToGenerateRequest(message, call_.tenant(), context_));
   keeps_session_ = !request.session_id.empty();
   request.cancel = cancel_;
   request.deadline = call_.deadline();
@@ -61,16 +63,15 @@ void TokenStream::OnPrefill(int32_t done, int32_t total) {
 void TokenStream::OnToken(const engine::TokenEvent& event) {
   {
     std::lock_guard lock(mutex_);
-    delta_.mutable_text()->append(event.text);
-    delta_.add_token_ids(event.token);
-    delta_.add_logprobs(event.logprob);
+    AddToken(event, &deltas_[event.candidate]);
+    ++pending_tokens_;
   }
   Poke();
 }
 
 bool TokenStream::Ready() {
   std::lock_guard lock(mutex_);
-  return delta_.token_ids_size() < kMaxPendingTokens;
+  return pending_tokens_ < kMaxPendingTokens;
 }
 
 void TokenStream::OnDone(absl::StatusOr<engine::GenerateResult> result) {
@@ -87,9 +88,12 @@ bool TokenStream::TakeMessage(grpc::ByteBuffer* out) {
   v1::GenerateResponse message;
   if (prefill_.has_value()) {
     *message.mutable_prefill() = *std::exchange(prefill_, std::nullopt);
-  } else if (delta_.token_ids_size() > 0) {
-    message.mutable_delta()->Swap(&delta_);
-    delta_.Clear();
+  } else if (!deltas_.empty()) {
+    const auto first = deltas_.begin();
+    pending_tokens_ -= first->second.token_ids_size();
+    first->second.set_candidate(first->first);
+    message.mutable_delta()->Swap(&first->second);
+    deltas_.erase(first);
   } else if (result_.has_value()) {
     *message.mutable_result() = ToProto(*result_, context_.block_tokens, keeps_session_);
     result_.reset();

@@ -1,6 +1,7 @@
 // Generate's stream: the engine's TokenSink on one side, a gRPC writer on the other.
 #pragma once
 
+#include <map>
 #include <memory>
 #include <optional>
 
@@ -37,7 +38,8 @@ class TokenStream final : public ResponseStream<grpc::ServerWriteReactor<grpc::B
   bool keeps_session_ = false;
   // The mailbox; guarded by mutex_. It holds at most kMaxPendingTokens + 1 tokens.
   std::optional<v1::PrefillProgress> prefill_;
-  v1::TokenDelta delta_;
+  std::map<int32_t, v1::TokenDelta> deltas_;  // by candidate; none without a token
+  int pending_tokens_ = 0;
   std::optional<engine::GenerateResult> result_;
 };
 

@@ -5,6 +5,7 @@
 
 #include <functional>
 #include <memory>
+#include <string>
 #include <utility>
 
 #include "absl/status/statusor.h"
@@ -21,11 +22,11 @@ struct RawUnary {
   grpc::ByteBuffer* response;
 };
 
-// Parses, calls `handle` on a worker, serialises. `method` must be a literal.
+// Parses, calls `handle(request, tenant)` on a worker, serialises. `method` must be a literal.
 template <typename Request, typename Response>
-grpc::ServerUnaryReactor* RunUnary(const ServiceContext& context, std::string_view method,
-                                   const RawUnary& raw,
-                                   std::function<absl::StatusOr<Response>(const Request&)> handle) {
+grpc::ServerUnaryReactor* RunUnary(
+    const ServiceContext& context, std::string_view method, const RawUnary& raw,
+    std::function<absl::StatusOr<Response>(const Request&, const std::string& tenant)> handle) {
   grpc::ServerUnaryReactor* reactor = raw.context->DefaultReactor();
   auto call = std::make_shared<Call>(context, method, raw.context);
   const bool queued = context.workers->Submit([=, handle = std::move(handle)] {
@@ -33,7 +34,7 @@ grpc::ServerUnaryReactor* RunUnary(const ServiceContext& context, std::string_vi
     absl::Status status = call->identity().status();
     if (status.ok()) status = ParseMessage(*raw.request, &request);
     if (status.ok()) {
-      absl::StatusOr<Response> response = handle(request);
+      absl::StatusOr<Response> response = handle(request, call->tenant());
       status = response.status();
       if (response.ok()) *raw.response = SerializeMessage(*response);
     }

@@ -78,9 +78,23 @@ def add_service(page: Page, service: dict, comments: dict, path: tuple):
         page.add(f"**{only(method, 'name')}**: {sides[0]} to {sides[1]}\n", paragraphs(text), "")
 
 
+def is_map_entry(message: dict) -> bool:
+    return only(only(message, "options", {}), "map_entry", "false") == "true"
+
+
+def map_types(message: dict) -> dict:
+    """{type name: "map<key, value>"} of the entries that protoc makes of map fields."""
+    found = {}
+    for child in filter(is_map_entry, message.get("nested_type", [])):
+        key, value = (type_of(field) for field in child["field"])
+        found[only(child, "name")] = f"`map<{key}, {value}>`"
+    return found
+
+
 def add_message(page: Page, message: dict, comments: dict, path: tuple, prefix: str = ""):
     name = prefix + only(message, "name")
     page.add(f"### {name}\n", paragraphs(page.comment(comments, path, name)), "")
+    maps = map_types(message)
     fields = list(enumerate(message.get("field", [])))
     if fields:
         page.add("| field | type | meaning |", "|---|---|---|")
@@ -89,9 +103,12 @@ def add_message(page: Page, message: dict, comments: dict, path: tuple, prefix: 
         label = label_of(field)
         kind = link(type_of(field)) if "type_name" in field else f"`{type_of(field)}`"
         kind = kind if label == "single" else f"{label} {kind}"
+        kind = maps.get(only(field, "type_name").rsplit(".", 1)[-1], kind)
         page.add(f"| `{only(field, 'name')}` = {only(field, 'number')} | {kind}{oneof_of(field, message)} | {text} |")
     page.add("")
     for index, child in enumerate(message.get("nested_type", [])):
+        if is_map_entry(child):
+            continue
         add_message(page, child, comments, (*path, NESTED, index), name + ".")
     for index, enum in enumerate(message.get("enum_type", [])):
         add_enum(page, enum, comments, (*path, NESTED_ENUM, index), name + ".")

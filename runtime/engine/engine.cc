@@ -19,8 +19,6 @@
 namespace spotd::engine {
 namespace {
 
-constexpr std::chrono::milliseconds kRetryQueue{1000};
-
 // The end of a command that somebody waits for. Copies share it, so neither side needs the other to
 // be alive.
 class Completion {
@@ -50,15 +48,42 @@ std::vector<int32_t> EosTokens(const model::ModelConfig& config, const text::Tok
   return tokens;
 }
 
+// A place in the queue is of no use to a request that cannot be answered in time.
+absl::Status CheckDeadline(const Metrics& metrics, int64_t waiting, int64_t own,
+                           const std::optional<Clock::time_point>& deadline) {
+  const double speed = metrics.prefill_tokens_per_second.load();
+  if (!deadline || speed == 0) return absl::OkStatus();
+  const double ahead = static_cast<double>(waiting + metrics.prefill_backlog.load()) / speed;
+  const double expected = ahead + static_cast<double>(own) / speed;
+  const double left = std::chrono::duration<double>(*deadline - Clock::now()).count();
+  // One that has passed already is told so in the queue.
+  if (left <= 0 || expected <= left) return absl::OkStatus();
+  const auto milliseconds = [](double seconds) { return static_cast<int64_t>(seconds * 1000); };
+  return MakeError(
+      absl::StatusCode::kResourceExhausted,
+      Concat("the first token is expected in ", milliseconds(expected),
+             " ms, and the deadline is in ", milliseconds(left), " ms"),
+      {.reason = reason::kDeadlineTooShort,
+       .metadata = {{"expected_ms", std::to_string(milliseconds(expected))}},
+       .retry_after = std::chrono::milliseconds(std::max<int64_t>(milliseconds(ahead), 100))});
+}
+
 absl::Status CheckOptions(const EngineOptions& options, bool has_selector) {
-  if (options.max_sessions < 1 || options.max_running < 1 || options.max_waiting < 0) {
+  if (options.sessions.max_sessions < 1 || options.max_running < 1 || options.max_waiting < 0) {
     return InvalidArgument(
         "max_sessions and max_running must be positive, max_waiting not negative");
   }
-  return CheckPolicy(options.default_policy, has_selector);
+  SPOTD_RETURN_IF_ERROR(CheckPolicy(options.default_policy, has_selector));
+  return CheckPolicyBounds(options.default_policy, options.policy_bounds);
 }
 
 }  // namespace
+
+int64_t UnixMilliseconds() {
+  return std::chrono::duration_cast<std::chrono::milliseconds>(
+             std::chrono::system_clock::now().time_since_epoch())
+      .count();
+}
 
 // Members are destroyed from the last to the first: block tables before the store, the store before
 // the backend.
@@ -72,13 +97,20 @@ struct Engine::Impl {
   ~Impl();
 
   // What both kinds of request need before they can be queued.
-  absl::StatusOr<SequenceSetup> Prepare(const std::string& session_id,
-                                        const std::vector<Input>& inputs,
-                                        const std::optional<model::Policy>& policy, bool generate,
+  absl::StatusOr<SequenceSetup> Prepare(const RequestHead& head, SessionClaim claim,
+                                        const std::vector<Input>& inputs, bool generate,
                                         Clock::time_point submitted);
-  absl::StatusOr<std::unique_ptr<Sequence>> Prepare(AppendRequest* request);
-  absl::StatusOr<std::unique_ptr<Sequence>> Prepare(GenerateRequest* request);
-  absl::StatusOr<QueuePlace> Enter();
+  absl::StatusOr<SubmitQueue::Item> Prepare(AppendRequest* request);
+  absl::StatusOr<SubmitQueue::Item> Prepare(GenerateRequest* request);
+  absl::StatusOr<SubmitQueue::Item> PrepareNew(GenerateRequest* request, SessionClaim claim,
+                                               Clock::time_point submitted);
+  GenerationSetup SetupFor(const GenerateRequest& request, const Session& session) const;
+  // The answer that the session remembers; null when the request is new. INVALID_ARGUMENT
+  // (REQUEST_ID_REUSED) when it was another request's.
+  static absl::StatusOr<std::shared_ptr<const AnsweredRequest>> Answered(const Session& session,
+                                                                         const RequestHead& head,
+                                                                         bool generate);
+  absl::Status CheckGenerate(const GenerateRequest& request) const;
   absl::Status CheckRunning() const;
   // Prepares the request and queues it; a refusal goes to `report`, on the engine thread as every
   // outcome, because the caller may hold locks.
@@ -100,6 +132,8 @@ struct Engine::Impl {
   SessionRegistry registry;
   std::atomic<bool> draining{false};
   std::atomic<int32_t> unfinished{0};  // requests whose outcome has not been reported
+  std::atomic<uint64_t> arrivals{0};
+  const std::shared_ptr<RecordBudget> record_budget;
   SubmitQueue queue;
   EngineLoop loop;
   std::thread thread;
@@ -124,9 +158,21 @@ Engine::Impl::Impl(const EngineOptions& options_in, std::string model_id_in,
           std::min<int64_t>(transformer->limits().max_context,
                             int64_t{store->stats().blocks_total} * store->layout().block_tokens))),
       backend_description(backend->description()),
-      registry(store.get(), &metrics, options.max_sessions),
-      queue(options.max_running + options.max_waiting),
-      loop(store.get(), transformer.get(), &registry, &queue, &metrics, options.max_running),
+      registry(store.get(), &metrics, options.sessions),
+      record_budget(std::make_shared<RecordBudget>(static_cast<int64_t>(options.max_record_bytes))),
+      queue({.requests = options.max_running + options.max_waiting,
+             .requests_per_tenant = options.sessions.tenant.max_requests,
+             .waiting_tokens = options.max_waiting_tokens}),
+      loop({.store = store.get(),
+            .transformer = transformer.get(),
+            .registry = &registry,
+            .queue = &queue,
+            .metrics = &metrics},
+           {.max_running = options.max_running,
+            .tenant_kv_share = options.sessions.tenant.max_kv_share,
+            .prefix_sharing = options.prefix_sharing,
+            .reader_patience = options.reader_patience,
+            .audit = options.audit}),
       thread([this] { loop.Run(); }) {}
 
 Engine::Impl::~Impl() {
@@ -140,62 +186,117 @@ absl::Status Engine::Impl::CheckRunning() const {
                    {.reason = reason::kDraining});
 }
 
-absl::StatusOr<QueuePlace> Engine::Impl::Enter() {
-  if (std::optional<QueuePlace> place = queue.Enter()) return std::move(*place);
-  return MakeError(absl::StatusCode::kResourceExhausted,
-                   Concat(options.max_running, " requests are running and ", options.max_waiting,
-                          " waiting, as many as may"),
-                   {.reason = reason::kQueueFull, .retry_after = kRetryQueue});
+absl::StatusOr<std::shared_ptr<const AnsweredRequest>> Engine::Impl::Answered(
+    const Session& session, const RequestHead& head, bool generate) {
+  if (head.request_id.empty()) return nullptr;
+  auto answered = session.requests.Find(head.request_id);
+  if (answered == nullptr) return nullptr;
+  if (answered->fingerprint == head.fingerprint && answered->generated == generate) return answered;
+  return MakeError(absl::StatusCode::kInvalidArgument,
+                   "request_id belongs to another request that this session has answered",
+                   {.reason = reason::kRequestIdReused,
+                    .field = "request_id",
+                    .metadata = {{"session", session.id}}});
 }
 
-absl::StatusOr<SequenceSetup> Engine::Impl::Prepare(const std::string& session_id,
-                                                    const std::vector<Input>& inputs,
-                                                    const std::optional<model::Policy>& policy,
-                                                    bool generate, Clock::time_point submitted) {
-  SPOTD_RETURN_IF_ERROR(CheckRunning());
-  SPOTD_RETURN_IF_ERROR(CheckPromptBytes(inputs, options.max_prompt_bytes));
-  SPOTD_ASSIGN_OR_RETURN(QueuePlace place, Enter());
-  const bool one_shot = generate && session_id.empty();
-  SPOTD_ASSIGN_OR_RETURN(SessionClaim claim,
-                         one_shot ? registry.OneShot(policy.value_or(options.default_policy))
-                                  : registry.Claim(session_id));
+absl::StatusOr<SequenceSetup> Engine::Impl::Prepare(const RequestHead& head, SessionClaim claim,
+                                                    const std::vector<Input>& inputs, bool generate,
+                                                    Clock::time_point submitted) {
+  SPOTD_ASSIGN_OR_RETURN(QueuePlace place, queue.Enter(head.tenant));
   const auto length = static_cast<int32_t>(claim->tokens.size());
+  const Clock::time_point before = Clock::now();
   SPOTD_ASSIGN_OR_RETURN(EncodedPrompt prompt,
                          encoder.Encode(inputs, claim->conversation, length, generate));
+  metrics.tokenization_time.Observe(std::chrono::duration<double>(Clock::now() - before).count());
   if (!generate || length == 0) SPOTD_RETURN_IF_ERROR(CheckNotEmpty(prompt, "prompt"));
+  const auto added = static_cast<int64_t>(prompt.tokens.size());
   // A generation needs room for at least one token.
-  SPOTD_RETURN_IF_ERROR(CheckContext(
-      int64_t{length} + static_cast<int64_t>(prompt.tokens.size()) + (generate ? 1 : 0),
-      max_context));
+  SPOTD_RETURN_IF_ERROR(CheckContext(length + added + (generate ? 1 : 0), max_context));
+  if (!claim->id.empty()) SPOTD_RETURN_IF_ERROR(registry.CheckTokens(head.tenant, added));
+  SPOTD_RETURN_IF_ERROR(CheckDeadline(metrics, queue.waiting_tokens(), added, head.deadline));
+  SPOTD_RETURN_IF_ERROR(place.Hold(added));
   return SequenceSetup{.claim = std::move(claim),
                        .place = std::move(place),
                        .prompt = std::move(prompt),
                        .submitted = submitted,
                        .metrics = &metrics,
-                       .unfinished = &unfinished};
+                       .unfinished = &unfinished,
+                       .arrival = arrivals.fetch_add(1)};
 }
 
-absl::StatusOr<std::unique_ptr<Sequence>> Engine::Impl::Prepare(AppendRequest* request) {
+absl::StatusOr<SubmitQueue::Item> Engine::Impl::Prepare(AppendRequest* request) {
   const Clock::time_point submitted = Clock::now();
-  SPOTD_ASSIGN_OR_RETURN(SequenceSetup setup, Prepare(request->session_id, request->input,
-                                                      std::nullopt, false, submitted));
+  SPOTD_RETURN_IF_ERROR(CheckRunning());
+  SPOTD_RETURN_IF_ERROR(CheckHead(*request));
+  SPOTD_RETURN_IF_ERROR(CheckPromptBytes(request->input, options.max_prompt_bytes));
+  SPOTD_ASSIGN_OR_RETURN(
+      SessionClaim claim,
+      registry.Claim({request->session_id, request->tenant, request->etag}, request->request_id));
+  SPOTD_ASSIGN_OR_RETURN(const auto answered, Answered(*claim.get(), *request, false));
+  if (answered != nullptr) {
+    return SubmitQueue::Command([this, answered, on_done = std::move(request->on_done)] {
+      AppendResult result = answered->append;
+      result.replayed = true;
+      on_done(std::move(result));
+      unfinished.fetch_sub(1);
+    });
+  }
+  SPOTD_ASSIGN_OR_RETURN(SequenceSetup setup,
+                         Prepare(*request, std::move(claim), request->input, false, submitted));
   return std::make_unique<Sequence>(std::move(*request), std::move(setup));
 }
 
-absl::StatusOr<std::unique_ptr<Sequence>> Engine::Impl::Prepare(GenerateRequest* request) {
-  const Clock::time_point submitted = Clock::now();
-  SPOTD_RETURN_IF_ERROR(CheckSampling(request->sampling, transformer->config().vocab));
-  SPOTD_RETURN_IF_ERROR(CheckReportBlocks(request->report_blocks));
-  if (request->policy) {
-    SPOTD_RETURN_IF_ERROR(CheckPolicy(*request->policy, transformer->has_selector()));
+absl::Status Engine::Impl::CheckGenerate(const GenerateRequest& request) const {
+  SPOTD_RETURN_IF_ERROR(CheckRunning());
+  SPOTD_RETURN_IF_ERROR(CheckHead(request));
+  SPOTD_RETURN_IF_ERROR(CheckSampling(request.sampling, transformer->config().vocab));
+  SPOTD_RETURN_IF_ERROR(CheckReports(request, options.max_running));
+  if (request.policy) {
+    SPOTD_RETURN_IF_ERROR(CheckPolicy(*request.policy, transformer->has_selector()));
+    SPOTD_RETURN_IF_ERROR(CheckPolicyBounds(*request.policy, options.policy_bounds));
   }
-  SPOTD_ASSIGN_OR_RETURN(SequenceSetup setup, Prepare(request->session_id, request->prompt,
-                                                      request->policy, true, submitted));
+  return CheckPromptBytes(request.prompt, options.max_prompt_bytes);
+}
+
+absl::StatusOr<SubmitQueue::Item> Engine::Impl::Prepare(GenerateRequest* request) {
+  const Clock::time_point submitted = Clock::now();
+  SPOTD_RETURN_IF_ERROR(CheckGenerate(*request));
+  if (request->session_id.empty()) {
+    return PrepareNew(
+        request,
+        registry.OneShot(request->tenant, request->policy.value_or(options.default_policy)),
+        submitted);
+  }
+  SPOTD_ASSIGN_OR_RETURN(
+      SessionClaim claim,
+      registry.Claim({request->session_id, request->tenant, request->etag}, request->request_id));
+  SPOTD_ASSIGN_OR_RETURN(const auto answered, Answered(*claim.get(), *request, true));
+  if (answered == nullptr) return PrepareNew(request, std::move(claim), submitted);
+  return SubmitQueue::Command([this, answered, sink = std::move(request->sink)] {
+    for (const TokenEvent& event : answered->events) sink->OnToken(event);
+    GenerateResult result = answered->generate;
+    result.replayed = true;
+    sink->OnDone(std::move(result));
+    unfinished.fetch_sub(1);
+  });
+}
+
+absl::StatusOr<SubmitQueue::Item> Engine::Impl::PrepareNew(GenerateRequest* request,
+                                                           SessionClaim claim,
+                                                           Clock::time_point submitted) {
+  SPOTD_ASSIGN_OR_RETURN(SequenceSetup setup,
+                         Prepare(*request, std::move(claim), request->prompt, true, submitted));
+  GenerationSetup generation = SetupFor(*request, *setup.claim.get());
+  return std::make_unique<Sequence>(std::move(*request), std::move(setup), std::move(generation));
+}
+
+GenerationSetup Engine::Impl::SetupFor(const GenerateRequest& request,
+                                       const Session& session) const {
   GenerationSetup generation;
-  generation.policy = request->policy.value_or(setup.claim->policy);
-  generation.seed = request->sampling.seed ? *request->sampling.seed : RandomSeed();
-  generation.stop_tokens = request->sampling.stop_tokens;
-  if (!request->sampling.ignore_eos) {
+  generation.policy = request.policy.value_or(session.policy);
+  generation.seed = request.sampling.seed ? *request.sampling.seed : RandomSeed();
+  generation.stop_tokens = request.sampling.stop_tokens;
+  if (!request.sampling.ignore_eos) {
     generation.stop_tokens.insert(generation.stop_tokens.end(), eos_tokens.begin(),
                                   eos_tokens.end());
   }
@@ -203,7 +304,10 @@ absl::StatusOr<std::unique_ptr<Sequence>> Engine::Impl::Prepare(GenerateRequest*
   generation.block_tokens = store->layout().block_tokens;
   generation.tokenizer = tokenizer.get();
   generation.special_text = &encoder.special_text();
-  return std::make_unique<Sequence>(std::move(*request), std::move(setup), std::move(generation));
+  if (request.record_selection) {
+    generation.record = std::make_shared<SelectionRecord>(record_budget);
+  }
+  return generation;
 }
 
 absl::StatusOr<std::unique_ptr<Engine>> Engine::Create(
@@ -232,10 +336,10 @@ Engine::~Engine() = default;
 template <typename Request, typename Report>
 void Engine::Impl::Submit(Request request, Report report) {
   unfinished.fetch_add(1);
-  if (auto sequence = Prepare(&request); sequence.ok()) {
-    queue.Put(*std::move(sequence));
+  if (auto item = Prepare(&request); item.ok()) {
+    queue.Put(*std::move(item));
   } else {
-    queue.Put([this, status = sequence.status(), report = std::move(report)] {
+    queue.Put([this, status = item.status(), report = std::move(report)] {
       report(status);
       unfinished.fetch_sub(1);
     });
@@ -254,23 +358,26 @@ void Engine::Generate(GenerateRequest request) {
 
 absl::StatusOr<SessionInfo> Engine::CreateSession(const SessionOptions& options) {
   SPOTD_RETURN_IF_ERROR(impl_->CheckRunning());
-  SPOTD_RETURN_IF_ERROR(CheckDisplayName(options.display_name));
+  SPOTD_RETURN_IF_ERROR(CheckSessionOptions(options));
   const model::Policy policy = options.policy.value_or(impl_->options.default_policy);
   SPOTD_RETURN_IF_ERROR(CheckPolicy(policy, has_selector()));
+  if (options.policy) {
+    SPOTD_RETURN_IF_ERROR(CheckPolicyBounds(policy, impl_->options.policy_bounds));
+  }
   return impl_->registry.Create(options, policy);
 }
 
-absl::StatusOr<SessionInfo> Engine::GetSession(const std::string& id) {
-  return impl_->registry.Get(id);
+absl::StatusOr<SessionInfo> Engine::GetSession(const SessionRef& ref) {
+  return impl_->registry.Get(ref);
 }
 
-std::vector<SessionInfo> Engine::ListSessions(const std::string& after, int32_t limit) {
+std::vector<SessionInfo> Engine::ListSessions(const SessionRef& after, int32_t limit) {
   return impl_->registry.List(after, limit);
 }
 
-absl::Status Engine::DeleteSession(const std::string& id) {
+absl::Status Engine::DeleteSession(const SessionRef& ref) {
   Completion done;
-  SPOTD_RETURN_IF_ERROR(impl_->registry.Remove(id, [&](std::shared_ptr<Session> session) {
+  SPOTD_RETURN_IF_ERROR(impl_->registry.Remove(ref, [&](std::shared_ptr<Session> session) {
     impl_->queue.Put([this, done, session = std::move(session)] {
       impl_->loop.DropDeleted(session.get());
       done.Notify();
@@ -280,34 +387,45 @@ absl::Status Engine::DeleteSession(const std::string& id) {
   return absl::OkStatus();
 }
 
-absl::StatusOr<SessionInfo> Engine::ForkSession(const std::string& id,
+absl::StatusOr<SessionInfo> Engine::ForkSession(const SessionRef& ref,
                                                 const SessionOptions& options) {
   SPOTD_RETURN_IF_ERROR(impl_->CheckRunning());
-  SPOTD_RETURN_IF_ERROR(CheckDisplayName(options.display_name));
-  if (options.policy) SPOTD_RETURN_IF_ERROR(CheckPolicy(*options.policy, has_selector()));
+  SPOTD_RETURN_IF_ERROR(CheckSessionOptions(options));
+  if (options.policy) {
+    SPOTD_RETURN_IF_ERROR(CheckPolicy(*options.policy, has_selector()));
+    SPOTD_RETURN_IF_ERROR(CheckPolicyBounds(*options.policy, impl_->options.policy_bounds));
+  }
+  SessionOptions own = options;
+  own.tenant = ref.tenant;
   Completion done;
+  bool posted = false;
   const auto post = [&](std::shared_ptr<Session> from, std::shared_ptr<Session> to) {
+    posted = true;
     impl_->queue.Put([this, done, from = std::move(from), to = std::move(to)] {
       impl_->loop.ForkKv(from.get(), to.get());
       done.Notify();
     });
   };
-  SPOTD_ASSIGN_OR_RETURN(const std::string fork, impl_->registry.Fork(id, options, post));
-  done.Wait();
-  return impl_->registry.Get(fork);
+  SPOTD_ASSIGN_OR_RETURN(const std::string fork, impl_->registry.Fork(ref, own, post));
+  if (posted) done.Wait();
+  return impl_->registry.Get({fork, ref.tenant});
 }
 
-absl::StatusOr<SessionInfo> Engine::RewindSession(const std::string& id, int32_t tokens) {
+absl::StatusOr<SessionInfo> Engine::RewindSession(const SessionRef& ref, int32_t tokens) {
   Completion done;
   SPOTD_RETURN_IF_ERROR(
-      impl_->registry.Rewind(id, tokens, *impl_->tokenizer, [&](std::shared_ptr<Session> session) {
+      impl_->registry.Rewind(ref, tokens, *impl_->tokenizer, [&](std::shared_ptr<Session> session) {
         impl_->queue.Put([this, done, tokens, session = std::move(session)] {
           impl_->loop.TruncateKv(session.get(), tokens);
           done.Notify();
         });
       }));
   done.Wait();
-  return impl_->registry.Get(id);
+  return impl_->registry.Get({ref.id, ref.tenant});
+}
+
+absl::StatusOr<std::shared_ptr<const SelectionRecord>> Engine::Selection(const SessionRef& ref) {
+  return impl_->registry.Selection(ref);
 }
 
 void Engine::StartDrain() {

@@ -21,37 +21,98 @@
 // google.rpc.ErrorInfo in `server`.
 #pragma once
 
+#include <chrono>
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <optional>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "kvstore/kv_store.h"
+#include "runtime/engine/attention_audit.h"
 #include "runtime/engine/metrics.h"
 #include "runtime/engine/request.h"
+#include "runtime/engine/selection_record.h"
+#include "runtime/engine/tenant.h"
 #include "runtime/model/transformer.h"
 #include "runtime/text/chat_template.h"
 #include "runtime/text/tokenizer.h"
 
 namespace spotd::engine {
 
-struct EngineOptions {
+int64_t UnixMilliseconds();
+
+// What sessions may be, for all of them and for each tenant.
+struct SessionLimits {
   int32_t max_sessions = 1024;
+  TenantLimits tenant;
+  std::chrono::milliseconds default_ttl{0};  // of sessions that ask for none; 0 = for ever
+  std::chrono::milliseconds max_ttl{0};      // asked for more, or for ever: this; 0 = no bound
+  // Unix time in milliseconds; tests set their own clock.
+  std::function<int64_t()> now_ms = UnixMilliseconds;
+};
+
+// What clients may choose of the policies.
+struct PolicyBounds {
+  std::vector<model::PolicyKind> allowed;  // empty: all
+  int32_t min_tokens = 0;                  // k_min_tokens is at least this
+  int32_t max_tokens = 0;  // k_max_tokens is at most this, and not unlimited; 0 = off
+};
+
+// Whether sparse decoding loses anything is measured while it runs: every so many decode steps one
+// layer, the next one each time, is attended to densely as well.
+struct AuditOptions {
+  AttentionAudit* probe = nullptr;  // the backend given to Create, or part of it; null: no audits
+  int32_t every_steps = 0;          // 0 = never
+  // A session whose recalled mass, over its latest audits, falls under this decodes densely from
+  // then on. 0 = no session does.
+  double floor = 0;
+};
+
+struct EngineOptions {
+  SessionLimits sessions;
+  PolicyBounds policy_bounds;
   int32_t max_waiting =
       256;  // requests queued behind the running ones; more get RESOURCE_EXHAUSTED at once
-  int32_t max_running = 64;  // sequences decoded together, <= Limits::max_batch
+  int64_t max_waiting_tokens = 0;       // prompt tokens of requests not yet begun; 0 = no bound
+  int32_t max_running = 64;             // sequences decoded together, <= Limits::max_batch
+  bool prefix_sharing = true;           // sessions of one tenant that begin alike share KV
+  size_t max_record_bytes = 64u << 20;  // of recorded selections, all together
+  // A reply whose reader has been behind for so long gives up its place to one that waits.
+  std::chrono::milliseconds reader_patience{1000};
   size_t max_prompt_bytes = 16u << 20;
   model::Policy default_policy;
+  AuditOptions audit;
   kernels::SelectorKeyFormat selector_format = kernels::SelectorKeyFormat::kInt4;
   size_t kv_memory_bytes = 0;
 };
 
 struct SessionOptions {
-  std::string display_name;
-  std::optional<model::Policy> policy;
+  std::string tenant = kDefaultTenant;
+  std::string display_name = {};
+  std::optional<model::Policy> policy = {};
+  // Removed when unused for so long; absent: the server's default.
+  std::optional<std::chrono::milliseconds> ttl = {};
+  std::optional<int64_t> expire_time_ms = {};  // removed then, used or not; instead of `ttl`
+  // Not empty: the tenant's session made for the same id is the answer, where there is one.
+  std::string request_id = {};
+};
+
+// Names a session for one caller. Implicit from an id, which is the default tenant's.
+struct SessionRef {
+  SessionRef(std::string id_in)  // NOLINT(google-explicit-constructor)
+      : id(std::move(id_in)) {}
+  SessionRef(const char* id_in) : id(id_in) {}  // NOLINT(google-explicit-constructor)
+  SessionRef(std::string id_in, std::string tenant_in, std::string etag_in = {})
+      : id(std::move(id_in)), tenant(std::move(tenant_in)), etag(std::move(etag_in)) {}
+
+  std::string id;
+  std::string tenant = kDefaultTenant;
+  std::string etag;  // empty, or what the session's etag must be
 };
 
 struct SessionInfo {
@@ -65,6 +126,9 @@ struct SessionInfo {
   bool busy = false;           // an Append or Generate is running or queued
   int64_t create_time_ms = 0;  // Unix time
   int64_t update_time_ms = 0;
+  int64_t ttl_ms = 0;          // 0 = not removed for being idle
+  int64_t expire_time_ms = 0;  // as things stand; 0 = never
+  std::string etag;            // changes with the tokens
 };
 
 class Engine {
@@ -78,13 +142,17 @@ class Engine {
 
   // Sessions. These wait for the engine thread at most one step.
   absl::StatusOr<SessionInfo> CreateSession(const SessionOptions& options);
-  absl::StatusOr<SessionInfo> GetSession(const std::string& id);
-  // Sessions whose id sorts after `after`, at most `limit`, in id order.
-  std::vector<SessionInfo> ListSessions(const std::string& after, int32_t limit);
-  absl::Status DeleteSession(const std::string& id);  // cancels what runs on it
-  absl::StatusOr<SessionInfo> ForkSession(const std::string& id, const SessionOptions& options);
+  absl::StatusOr<SessionInfo> GetSession(const SessionRef& ref);
+  // The tenant's sessions whose id sorts after `after.id`, at most `limit`, in id order.
+  std::vector<SessionInfo> ListSessions(const SessionRef& after, int32_t limit);
+  absl::Status DeleteSession(const SessionRef& ref);  // cancels what runs on it
+  // The new session is the same tenant's, whatever the options say.
+  absl::StatusOr<SessionInfo> ForkSession(const SessionRef& ref, const SessionOptions& options);
   // Keeps the first `tokens` tokens. OUT_OF_RANGE beyond the session's length.
-  absl::StatusOr<SessionInfo> RewindSession(const std::string& id, int32_t tokens);
+  absl::StatusOr<SessionInfo> RewindSession(const SessionRef& ref, int32_t tokens);
+
+  // What the session's latest reply with `record_selection` read.
+  absl::StatusOr<std::shared_ptr<const SelectionRecord>> Selection(const SessionRef& ref);
 
   // Inference. Never block; the outcome, refusals included, arrives through the request's sink or
   // on_done, on the engine thread. Append: all or nothing. Generate: prompt and reply stay in the

@@ -13,20 +13,30 @@ namespace spotd::engine {
 namespace {
 
 constexpr std::chrono::microseconds kPollInterval{2000};
+// A clock that was set must not make an expired session wait for ever.
+constexpr std::chrono::microseconds kLongestSleep{10'000'000};
 // How long a reply that needs KV waits while the others wait for their readers.
 constexpr std::chrono::milliseconds kStarvationPatience{1000};
-constexpr std::chrono::milliseconds kRetryKv{2000};
-
-absl::Status KvExhausted(std::string_view what) {
-  return MakeError(absl::StatusCode::kResourceExhausted,
-                   Concat("KV memory is full of running requests: ", what),
-                   {.reason = reason::kKvExhausted, .retry_after = kRetryKv});
-}
+// Weight of the newest chunk in the measured speed of prefill.
+constexpr double kSpeedWeight = 0.25;
 
 absl::Status Fault(const absl::Status& cause) {
   return MakeError(absl::StatusCode::kInternal, Concat("a step failed: ", cause.message()),
                    {.reason = reason::kEngineFault});
 }
+
+// Tells the watchdog that the model computes, while it lives.
+class Computing {
+ public:
+  Computing(Metrics* metrics, int64_t tokens) : metrics_(metrics) {
+    metrics_->engine_computing_tokens.store(tokens);
+    metrics_->engine_computing_since.store(Clock::now().time_since_epoch().count());
+  }
+  ~Computing() { metrics_->engine_computing_since.store(0); }
+
+ private:
+  Metrics* metrics_;
+};
 
 double UnixSeconds() {
   return std::chrono::duration<double>(std::chrono::system_clock::now().time_since_epoch()).count();
@@ -34,22 +44,22 @@ double UnixSeconds() {
 
 }  // namespace
 
-EngineLoop::EngineLoop(kvstore::KvStore* store, model::Transformer* transformer,
-                       SessionRegistry* registry, SubmitQueue* queue, Metrics* metrics,
-                       int32_t max_running)
-    : store_(store),
-      transformer_(transformer),
-      registry_(registry),
-      queue_(queue),
-      metrics_(metrics),
-      max_running_(max_running),
-      reclaimer_(store, registry, metrics) {
+EngineLoop::EngineLoop(const EngineParts& parts, const LoopOptions& options)
+    : store_(parts.store),
+      transformer_(parts.transformer),
+      registry_(parts.registry),
+      queue_(parts.queue),
+      metrics_(parts.metrics),
+      options_(options),
+      reclaimer_(parts.store, parts.registry, parts.metrics) {
   PublishGauges();
 }
 
 void EngineLoop::Run() {
   while (!queue_->closed()) {
+    metrics_->engine_beats.fetch_add(1);
     TakeSubmitted();
+    DropExpired();
     Step();
     PublishGauges();
     WaitForWork();
@@ -62,8 +72,10 @@ void EngineLoop::Run() {
 
 void EngineLoop::WaitForWork() {
   if (progressed_) return;
-  const bool idle = waiting_.empty() && running_.empty();
-  queue_->Wait(idle ? std::nullopt : std::optional(kPollInterval));
+  if (!waiting_.empty() || !running_.empty()) return queue_->Wait(kPollInterval);
+  const auto expiry = registry_->UntilNextExpiry();
+  if (!expiry) return queue_->Wait(std::nullopt);
+  queue_->Wait(std::min<std::chrono::microseconds>(*expiry, kLongestSleep));
 }
 
 void EngineLoop::TakeSubmitted() {
@@ -72,7 +84,14 @@ void EngineLoop::TakeSubmitted() {
       (*command)();
     } else {
       waiting_.push_back(std::get<std::unique_ptr<Sequence>>(std::move(item)));
+      share_.Enter(waiting_.back()->tenant());
     }
+  }
+}
+
+void EngineLoop::DropExpired() {
+  for (const std::shared_ptr<Session>& session : registry_->TakeExpired()) {
+    store_->Truncate(&session->table, 0);
   }
 }
 
@@ -81,20 +100,35 @@ void EngineLoop::Step() {
   EndInterrupted();
   AdmitWaiting();
   const StepPlan plan = Plan();
-  starved_ = static_cast<int32_t>(plan.starved.size()) - (plan.give_up ? 1 : 0);
-  if (plan.give_up) {
-    End(running_[*plan.give_up].get(), KvExhausted("this reply cannot grow any further now"));
-    progressed_ = true;
-  }
+  Sequence* const prefill = plan.prefill ? running_[*plan.prefill].get() : nullptr;
+  std::vector<Sequence*> planned;
+  for (const int32_t index : plan.decode) planned.push_back(running_[index].get());
+  MakeProgressPossible(plan);
   // Reserved first: a chunk of prefill needs no new blocks, a decode may.
-  const std::vector<Sequence*> batch = ReserveForDecode(plan.decode);
-  if (plan.prefill || !batch.empty()) metrics_->engine_steps.fetch_add(1);
-  if (plan.prefill) RunPrefill(running_[*plan.prefill].get());
+  const std::vector<Sequence*> batch = ReserveForDecode(planned);
+  if (prefill != nullptr || !batch.empty()) metrics_->engine_steps.fetch_add(1);
+  if (prefill != nullptr) RunPrefill(prefill);
   if (!batch.empty()) RunDecode(batch);
   RemoveEnded();
   if (!progressed_) return;
   last_progress_ = Clock::now();
   metrics_->engine_last_step_timestamp.store(UnixSeconds());
+}
+
+// Where nothing can run for want of KV, somebody gives theirs up.
+void EngineLoop::MakeProgressPossible(const StepPlan& plan) {
+  starved_ = static_cast<int32_t>(plan.starved.size());
+  if (!plan.preempt) return;
+  starved_ -=
+      static_cast<int32_t>(std::count(plan.starved.begin(), plan.starved.end(), *plan.preempt));
+  Sequence* victim = running_[*plan.preempt].get();
+  if (!victim->ReaderReady() || running_.size() > 1) {
+    Preempt(victim);
+  } else {
+    End(victim, KvExhausted("this reply cannot grow any further"));
+    RemoveEnded();
+  }
+  progressed_ = true;
 }
 
 void EngineLoop::EndInterrupted() {
@@ -109,49 +143,14 @@ void EngineLoop::EndInterrupted() {
   RemoveEnded();
 }
 
-void EngineLoop::AdmitWaiting() {
-  while (!waiting_.empty() && TryAdmit(waiting_.front().get())) {
-    std::unique_ptr<Sequence> sequence = std::move(waiting_.front());
-    waiting_.pop_front();
-    if (!sequence->ended()) running_.push_back(std::move(sequence));
-  }
-}
-
-// False when the sequence must go on waiting. A refused one is ended.
-bool EngineLoop::TryAdmit(Sequence* sequence) {
-  Session& session = sequence->session();
-  AdmissionState state;
-  state.running = static_cast<int32_t>(running_.size());
-  state.max_running = max_running_;
-  if (Admit(state) == Admission::kWait) return false;
-
-  // The newest token is pending: its KV, if a rewind left it, is written again when it is decoded.
-  const int32_t cached = std::min(session.table.num_tokens(), sequence->prompt_end() - 1);
-  store_->Truncate(&session.table, cached);
-  session.last_used = ++uses_;
-  reclaimer_.Pin(&session);
-  const int32_t tokens = std::max(sequence->kv_end() - cached, 0);
-  state.blocks_needed = reclaimer_.BlocksNeeded(session.table, tokens);
-  state.blocks_available = reclaimer_.AvailableBlocks() - starved_;
-  const bool admitted = Admit(state) == Admission::kAdmit;
-  if (admitted) reclaimer_.MakeRoom(session.table, tokens);
-  if (!admitted || !store_->Reserve(&session.table, tokens).ok()) {
-    End(sequence, KvExhausted(Concat("the prompt needs ", state.blocks_needed, " more blocks, ",
-                                     state.blocks_available, " can be had")));
-    return true;
-  }
-  sequence->Admit(cached);
-  progressed_ = true;
-  if (sequence->complete()) End(sequence, absl::OkStatus());
-  return true;
-}
-
 StepPlan EngineLoop::Plan() {
   views_.clear();
   int32_t needed = 0;
   for (const auto& sequence : running_) {
     RunningView view;
     view.prefilling = sequence->prefilling();
+    view.tenant_served = share_.served(sequence->tenant());
+    view.priority = sequence->head().priority;
     if (view.prefilling) {
       view.prefill_left = sequence->prefill_left();
       view.passed_over = sequence->passed_over();
@@ -169,12 +168,12 @@ StepPlan EngineLoop::Plan() {
                            .stalled = Clock::now() - last_progress_ > kStarvationPatience});
 }
 
-std::vector<Sequence*> EngineLoop::ReserveForDecode(std::span<const int32_t> planned) {
+std::vector<Sequence*> EngineLoop::ReserveForDecode(const std::vector<Sequence*>& planned) {
   std::vector<Sequence*> batch;
-  for (const int32_t index : planned) {
-    kvstore::BlockTable* table = &running_[index]->session().table;
+  for (Sequence* sequence : planned) {
+    kvstore::BlockTable* table = &sequence->session().table;
     reclaimer_.MakeRoom(*table, 1);
-    if (store_->Reserve(table, 1).ok()) batch.push_back(running_[index].get());
+    if (store_->Reserve(table, 1).ok()) batch.push_back(sequence);
   }
   return batch;
 }
@@ -183,15 +182,37 @@ void EngineLoop::RunPrefill(Sequence* sequence) {
   PassOverPrefills(sequence);
   progressed_ = true;
   const Clock::time_point scheduled = Clock::now();
-  kvstore::BlockTable* table = &sequence->session().table;
   const std::span<const int32_t> tokens =
       sequence->NextChunk(transformer_->limits().max_prefill_chunk);
-  const absl::Status status = transformer_->Prefill({.tokens = tokens, .table = table}, {});
-  if (!status.ok()) return End(sequence, Fault(status));
   const auto count = static_cast<int32_t>(tokens.size());
-  store_->Commit(table, count);
+  absl::Status status;
+  {
+    const Computing computing(metrics_, count);
+    status = transformer_->Prefill({.tokens = tokens, .table = &sequence->session().table}, {});
+  }
+  if (!status.ok()) return End(sequence, Fault(status));
+  MeasurePrefill(count, Clock::now() - scheduled);
+  share_.Charge(sequence->tenant(), count);
+  CommitPrefill(sequence, count);
   sequence->Prefilled(count, scheduled);
+  BeginSiblings(sequence);
   if (sequence->complete()) End(sequence, absl::OkStatus());
+}
+
+void EngineLoop::CommitPrefill(Sequence* sequence, int32_t tokens) {
+  Session& session = sequence->session();
+  if (options_.prefix_sharing) {
+    store_->CommitShareable(&session.table, tokens, session.tenant, session.tokens);
+  } else {
+    store_->Commit(&session.table, tokens);
+  }
+}
+
+void EngineLoop::MeasurePrefill(int32_t tokens, Clock::duration time) {
+  const double speed = tokens / std::max(std::chrono::duration<double>(time).count(), 1e-9);
+  const double known = metrics_->prefill_tokens_per_second.load();
+  metrics_->prefill_tokens_per_second.store(known == 0 ? speed
+                                                       : known + kSpeedWeight * (speed - known));
 }
 
 void EngineLoop::PassOverPrefills(const Sequence* chosen) {
@@ -200,16 +221,48 @@ void EngineLoop::PassOverPrefills(const Sequence* chosen) {
   }
 }
 
-void EngineLoop::RunDecode(std::span<Sequence* const> batch) {
-  progressed_ = true;
-  const Clock::time_point scheduled = Clock::now();
+absl::Status EngineLoop::Decode(std::span<Sequence* const> batch) {
   rows_.clear();
+  bool wants_logits = false;
   for (Sequence* sequence : batch) {
     rows_.push_back(sequence->Row());
     rows_.back().table = &sequence->session().table;
+    wants_logits |= sequence->top_logprobs() > 0;
   }
   results_.resize(batch.size());
-  const absl::Status status = transformer_->Decode(rows_, results_);
+  const auto vocab = static_cast<size_t>(transformer_->config().vocab);
+  logits_.resize(wants_logits ? batch.size() * vocab : 0);
+  WatchStep(static_cast<int32_t>(batch.size()));
+  const Computing computing(metrics_, static_cast<int64_t>(batch.size()));
+  return transformer_->Decode(rows_, results_, logits_);
+}
+
+void EngineLoop::WatchStep(int32_t rows) {
+  const AuditOptions& audit = options_.audit;
+  if (audit.probe == nullptr || audit.every_steps == 0) return;
+  if (decode_steps_++ % static_cast<uint64_t>(audit.every_steps) != 0) return;
+  const model::ModelConfig& config = transformer_->config();
+  const auto layer = static_cast<int32_t>(audits_++ % static_cast<uint64_t>(config.layers));
+  // Without memory for it the step goes unwatched: an audit must not cost an answer.
+  audit.probe->Watch(store_->LayerView(layer), rows, config.q_heads).IgnoreError();
+}
+
+void EngineLoop::TakeFindings(std::span<Sequence* const> batch) {
+  if (options_.audit.probe == nullptr) return;
+  const auto findings = options_.audit.probe->TakeFindings();
+  for (size_t i = 0; i < findings.size(); ++i) {
+    if (!findings[i]) continue;
+    batch[transformer_->StepRow(static_cast<int32_t>(i))]->Audited(*findings[i],
+                                                                   options_.audit.floor);
+  }
+}
+
+void EngineLoop::RunDecode(std::span<Sequence* const> batch) {
+  progressed_ = true;
+  const Clock::time_point scheduled = Clock::now();
+  const absl::Status status = Decode(batch);
+  TakeFindings(batch);
+  const size_t vocab = logits_.size() / batch.size();
   for (size_t i = 0; i < batch.size(); ++i) {
     Sequence* sequence = batch[i];
     if (!status.ok()) {
@@ -217,7 +270,8 @@ void EngineLoop::RunDecode(std::span<Sequence* const> batch) {
       continue;
     }
     store_->Commit(rows_[i].table, 1);
-    sequence->Decoded(results_[i], scheduled);
+    share_.Charge(sequence->tenant(), 1);
+    sequence->Decoded(results_[i], std::span(logits_).subspan(i * vocab, vocab), scheduled);
     if (sequence->complete()) End(sequence, absl::OkStatus());
   }
 }
@@ -230,6 +284,9 @@ void EngineLoop::End(Sequence* sequence, const absl::Status& status) {
   reclaimer_.Unpin(&session);
   registry_->PublishKv(session);
   PublishGauges();
+  if (auto record = sequence->record()) registry_->PublishSelection(session, std::move(record));
+  if (sequence->prefilling() || sequence->decoding()) share_.Stop(session.tenant);
+  share_.Leave(session.tenant);
   sequence->End(status);
 }
 
@@ -248,6 +305,7 @@ void EngineLoop::RemoveEnded() {
 void EngineLoop::ForkKv(Session* from, Session* to) {
   to->table = store_->Fork(from->table);
   to->last_used = from->last_used;
+  to->audit = from->audit;
   registry_->PublishKv(*to);
   PublishGauges();
 }
@@ -272,6 +330,13 @@ void EngineLoop::PublishGauges() {
   metrics_->kv_blocks_shared.store(stats.blocks_shared);
   metrics_->kv_bytes_per_block.store(static_cast<int64_t>(stats.bytes_per_block));
   metrics_->kv_copies_on_write.store(stats.copies_on_write);
+  metrics_->kv_blocks_offered.store(stats.blocks_offered);
+  metrics_->waiting_tokens.store(queue_->waiting_tokens());
+  int64_t backlog = 0;
+  for (const auto& sequence : running_) {
+    if (sequence->prefilling()) backlog += sequence->prefill_left();
+  }
+  metrics_->prefill_backlog.store(backlog);
 }
 
 }  // namespace spotd::engine

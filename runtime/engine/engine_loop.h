@@ -1,21 +1,27 @@
 // The engine's thread: takes requests and commands, and advances every sequence step by step.
 //
 // A step, in order: end what is cancelled or expired; admit; plan (scheduler.h); one prefill chunk;
-// one decode batch. With nothing to do the thread sleeps until something is put into the queue.
-// While every sequence waits for its reader it looks again every `kPollInterval`.
+// one decode batch. With nothing to do the thread sleeps until something is put into the queue or a
+// session expires. While every sequence waits for its reader it looks again every `kPollInterval`.
+//
+// A running sequence can be preempted: where replies cannot grow, and where its reader has kept it
+// idle while others wait for its place. Its KV is dropped, it goes back to the queue, and what it
+// had is computed again when its turn comes.
 //
 // A step that fails ends the sequences it ran with INTERNAL (ENGINE_FAULT); the others go on.
 #pragma once
 
+#include <chrono>
 #include <cstdint>
-#include <deque>
 #include <functional>
 #include <memory>
 #include <span>
+#include <string_view>
 #include <vector>
 
 #include "absl/status/status.h"
 #include "kvstore/kv_store.h"
+#include "runtime/engine/fair_share.h"
 #include "runtime/engine/kv_reclaimer.h"
 #include "runtime/engine/metrics.h"
 #include "runtime/engine/scheduler.h"
@@ -26,11 +32,30 @@
 
 namespace spotd::engine {
 
+// RESOURCE_EXHAUSTED (KV_EXHAUSTED).
+absl::Status KvExhausted(std::string_view what);
+
+// All must outlive the loop.
+struct EngineParts {
+  kvstore::KvStore* store = nullptr;
+  model::Transformer* transformer = nullptr;
+  SessionRegistry* registry = nullptr;
+  SubmitQueue* queue = nullptr;
+  Metrics* metrics = nullptr;
+};
+
+struct LoopOptions {
+  int32_t max_running = 0;  // <= the transformer's max_batch
+  double tenant_kv_share = 1;
+  bool prefix_sharing = true;
+  // A sequence whose reader has been behind for so long gives up its place to one that waits.
+  std::chrono::milliseconds reader_patience{1000};
+  AuditOptions audit;
+};
+
 class EngineLoop {
  public:
-  // Everything must outlive the loop. max_running <= the transformer's max_batch.
-  EngineLoop(kvstore::KvStore* store, model::Transformer* transformer, SessionRegistry* registry,
-             SubmitQueue* queue, Metrics* metrics, int32_t max_running);
+  EngineLoop(const EngineParts& parts, const LoopOptions& options);
 
   // Until the queue is closed; then every sequence ends with CANCELLED.
   void Run();
@@ -43,16 +68,37 @@ class EngineLoop {
 
  private:
   void TakeSubmitted();
+  void DropExpired();
   void WaitForWork();
   void Step();
   void EndInterrupted();
+
+  // engine_admission.cc
   void AdmitWaiting();
-  bool TryAdmit(Sequence* sequence);
+  // The waiting sequence to admit first, of those in `left`, which it is taken from.
+  Sequence* TakeFirst(std::vector<Sequence*>* left);
+  enum class Entry : uint8_t { kEntered, kNoPlace, kNoKv };
+  Entry TryAdmit(Sequence* sequence);
+  void Begin(Sequence* sequence, int32_t cached, int32_t from_prefix);
+  // OK when the tenant may hold so many blocks more; its idle sessions make room.
+  absl::Status CheckTenantKv(const Sequence& sequence, int32_t blocks);
+  void BeginSiblings(Sequence* sequence);
+  // Where others wait for a place: takes those of sequences whose readers are far behind.
+  void PreemptForgotten();
+  void Preempt(Sequence* sequence);
+
   StepPlan Plan();
+  void MakeProgressPossible(const StepPlan& plan);
   void RunPrefill(Sequence* sequence);
+  void CommitPrefill(Sequence* sequence, int32_t tokens);
+  void MeasurePrefill(int32_t tokens, Clock::duration time);
   void RunDecode(std::span<Sequence* const> batch);
+  absl::Status Decode(std::span<Sequence* const> batch);
+  // Audits one layer of the coming decode step, where it is time to.
+  void WatchStep(int32_t rows);
+  void TakeFindings(std::span<Sequence* const> batch);
   // Blocks for the next token of each, as planned. Leaves out those that get none after all.
-  std::vector<Sequence*> ReserveForDecode(std::span<const int32_t> planned);
+  std::vector<Sequence*> ReserveForDecode(const std::vector<Sequence*>& planned);
   void PassOverPrefills(const Sequence* chosen);
   void End(Sequence* sequence, const absl::Status& status);
   void EndAll(const absl::Status& status);
@@ -64,20 +110,25 @@ class EngineLoop {
   SessionRegistry* registry_;
   SubmitQueue* queue_;
   Metrics* metrics_;
-  int32_t max_running_;
+  const LoopOptions options_;
   KvReclaimer reclaimer_;
+  FairShare share_;
 
-  std::deque<std::unique_ptr<Sequence>> waiting_;   // in order of arrival
+  std::vector<std::unique_ptr<Sequence>> waiting_;  // in no order
   std::vector<std::unique_ptr<Sequence>> running_;  // in order of admission
   int32_t starved_ = 0;                             // running replies that wait for a block of KV
-  bool progressed_ = false;                         // the last step computed something
+  int32_t owed_ = 0;         // blocks that preempted sequences need to come back
+  bool progressed_ = false;  // the last step computed something
   Clock::time_point last_progress_ = Clock::now();
   uint64_t uses_ = 0;  // source of Session::last_used
+  uint64_t decode_steps_ = 0;
+  uint64_t audits_ = 0;
 
   // Scratch of a step, kept for its capacity.
   std::vector<RunningView> views_;
   std::vector<model::DecodeRow> rows_;
   std::vector<model::DecodeResult> results_;
+  std::vector<float> logits_;  // [rows, vocab]; only where somebody wants the likeliest tokens
 };
 
 }  // namespace spotd::engine

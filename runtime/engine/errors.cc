@@ -51,6 +51,20 @@ std::string Encode(const ErrorDetails& details) {
   return out;
 }
 
+// Of a status that nobody gave details.
+const char* ReasonOf(absl::StatusCode code) {
+  switch (code) {
+    case absl::StatusCode::kCancelled:
+      return reason::kCancelled;
+    case absl::StatusCode::kDeadlineExceeded:
+      return reason::kDeadlineExceeded;
+    case absl::StatusCode::kInvalidArgument:
+      return reason::kInvalidField;
+    default:
+      return reason::kEngineFault;
+  }
+}
+
 ErrorDetails Decode(std::string_view in) {
   ErrorDetails details;
   while (!in.empty()) {
@@ -81,7 +95,7 @@ absl::Status MakeError(absl::StatusCode code, std::string_view message,
 ErrorDetails GetErrorDetails(const absl::Status& status) {
   if (const auto payload = status.GetPayload(kPayloadUrl)) return Decode(std::string(*payload));
   ErrorDetails details;
-  details.reason = absl::StatusCodeToString(status.code());
+  details.reason = ReasonOf(status.code());
   return details;
 }
 

@@ -24,7 +24,8 @@ struct ErrorDetails {
 // Attaches details to a status. The message stays for people; the details are for programs.
 absl::Status MakeError(absl::StatusCode code, std::string_view message,
                        const ErrorDetails& details);
-// The details of a status made by MakeError; a generic reason derived from the code otherwise.
+// The details of a status made by MakeError; otherwise a reason of the catalogue that fits the
+// code.
 ErrorDetails GetErrorDetails(const absl::Status& status);
 
 }  // namespace spotd::engine

@@ -6,6 +6,8 @@
 #pragma once
 
 #include <cstdint>
+#include <memory>
+#include <string>
 #include <vector>
 
 #include "kvstore/kv_store.h"
@@ -29,13 +31,19 @@ class KvReclaimer {
   // Blocks that `tokens` more tokens of a pinned session's table take once all unpinned KV is
   // dropped: one that is shared with unpinned sessions only need not be copied then.
   int32_t BlocksNeeded(const kvstore::BlockTable& table, int32_t tokens) const;
+  // Blocks that a tenant's pinned sessions hold.
+  int32_t PinnedBlocks(const std::string& tenant) const;
+  // Drops KV of the tenant's unpinned sessions until all its sessions together hold at most `limit`
+  // blocks, or there is no more to drop.
+  void ShrinkTenant(const std::string& tenant, int32_t limit);
   // Drops KV until the store can reserve `tokens` for the table, or there is no more to drop.
   void MakeRoom(const kvstore::BlockTable& table, int32_t tokens);
 
  private:
   bool IsPinned(const Session& session) const;
-  // The unpinned session to drop next; null when none has KV.
-  std::shared_ptr<Session> ChooseVictim() const;
+  // The unpinned session to drop next, of one tenant or of any; null when none has KV.
+  std::shared_ptr<Session> ChooseVictim(const std::string* tenant = nullptr) const;
+  void Drop(Session* session);
 
   kvstore::KvStore* store_;
   SessionRegistry* registry_;

@@ -15,10 +15,13 @@ constexpr double kInterTokenLatency[] = {.0005, .001, .002, .003, .005, .0075, .
 constexpr double kRequestLatency[] = {.01, .025, .05, .1,  .2,  .3,  .5,   .8,  1,
                                       1.5, 2,    2.5, 5,   10,  15,  20,   30,  40,
                                       50,  60,   120, 240, 480, 960, 1920, 7680};
+constexpr double kTokenizationTime[] = {.0001, .00025, .0005, .001, .0025, .005, .01,
+                                        .025,  .05,    .1,    .25,  .5,    1,    2.5};
 constexpr double kTokens[] = {256,   512,   1024,   2048,   4096,   8192,   16384,
                               32768, 65536, 131072, 262144, 524288, 1048576};
 constexpr double kFraction[] = {.005, .01, .02, .05, .1, .15, .2, .3, .5, .75, 1};
 constexpr double kMass[] = {.5, .6, .7, .8, .85, .9, .925, .95, .97, .98, .99, .995, 1};
+constexpr double kError[] = {.001, .0025, .005, .01, .025, .05, .1, .15, .2, .3, .5, .75, 1};
 constexpr double kSelectedTokens[] = {64,   128,  256,   512,   1024,  2048,
                                       4096, 8192, 16384, 32768, 65536, 131072};
 
@@ -36,11 +39,15 @@ void Histogram::Observe(double value) {
 PolicyMetrics::PolicyMetrics()
     : request_attended_fraction(kFraction),
       request_covered_mass(kMass),
-      request_selected_tokens(kSelectedTokens) {}
+      request_selected_tokens(kSelectedTokens),
+      audit_recalled_mass(kMass),
+      audit_output_error(kError) {}
 
 Metrics::Metrics()
     : time_to_first_token(kTimeToFirstToken),
       inter_token_latency(kInterTokenLatency),
+      time_per_output_token(kInterTokenLatency),
+      tokenization_time(kTokenizationTime),
       e2e_request_latency(kRequestLatency),
       request_queue_time(kRequestLatency),
       request_prefill_time(kRequestLatency),

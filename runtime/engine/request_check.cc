@@ -1,6 +1,6 @@
 #include "runtime/engine/request_check.h"
 
-#include <cmath>
+#include <algorithm>
 #include <string>
 
 #include "kernels/core/status.h"
@@ -40,6 +40,33 @@ absl::Status CheckNotNegative(std::string_view field, int32_t value) {
   if (value >= 0) return absl::OkStatus();
   return Invalid(reason::kInvalidSampling, field,
                  Concat("is ", value, "; it must not be negative"));
+}
+
+absl::Status CheckInt(std::string_view field, int32_t value, int32_t low, int32_t high) {
+  if (value >= low && value <= high) return absl::OkStatus();
+  return Invalid(reason::kInvalidField, field,
+                 Concat("is ", value, "; it must be in [", low, ", ", high, "]"));
+}
+
+absl::Status CheckRequestId(std::string_view id) {
+  const bool printable =
+      std::all_of(id.begin(), id.end(), [](char c) { return c > ' ' && c <= '~'; });
+  if (printable && id.size() <= kMaxRequestIdBytes) return absl::OkStatus();
+  return Invalid(reason::kInvalidField, "request_id",
+                 Concat("must be printable ASCII of at most ", kMaxRequestIdBytes, " bytes"));
+}
+
+absl::Status CheckLogitBias(const Sampling& sampling, int32_t vocab) {
+  constexpr std::string_view kField = "sampling.logit_bias";
+  if (sampling.logit_bias.size() > kMaxLogitBias) {
+    return Invalid(reason::kInvalidSampling, kField,
+                   Concat("has ", sampling.logit_bias.size(), " tokens; at most ", kMaxLogitBias));
+  }
+  for (const auto& [token, bias] : sampling.logit_bias) {
+    SPOTD_RETURN_IF_ERROR(CheckTokens({&token, 1}, vocab, kField));
+    SPOTD_RETURN_IF_ERROR(CheckRange(kField, bias, -kMaxLogitBiasValue, kMaxLogitBiasValue));
+  }
+  return absl::OkStatus();
 }
 
 absl::Status CheckStops(const Sampling& sampling, int32_t vocab) {
@@ -92,6 +119,7 @@ absl::Status CheckSampling(const Sampling& sampling, int32_t vocab) {
   SPOTD_RETURN_IF_ERROR(
       CheckRange("sampling.frequency_penalty", p.frequency_penalty, -kMaxPenalty, kMaxPenalty));
   SPOTD_RETURN_IF_ERROR(CheckNotNegative("sampling.max_tokens", sampling.max_tokens));
+  SPOTD_RETURN_IF_ERROR(CheckLogitBias(sampling, vocab));
   return CheckStops(sampling, vocab);
 }
 
@@ -112,18 +140,65 @@ absl::Status CheckPolicy(const model::Policy& policy, bool has_selector) {
                    {.reason = reason::kSelectorMissing, .field = "policy.kind"});
 }
 
-absl::Status CheckReportBlocks(int32_t report_blocks) {
-  if (report_blocks >= 0 && report_blocks <= kMaxReportBlocks) return absl::OkStatus();
-  return Invalid(reason::kInvalidField, "top_blocks",
-                 Concat("is ", report_blocks, "; it must be in [0, ", kMaxReportBlocks, "]"));
+absl::Status CheckPolicyBounds(const model::Policy& policy, const PolicyBounds& bounds) {
+  const auto refuse = [](const char* field, const std::string& what) {
+    return MakeError(absl::StatusCode::kPermissionDenied,
+                     Concat(field, " ", what, " on this server"),
+                     {.reason = reason::kPolicyNotAllowed, .field = field});
+  };
+  const auto& allowed = bounds.allowed;
+  if (!allowed.empty() && std::find(allowed.begin(), allowed.end(), policy.kind) == allowed.end()) {
+    return refuse("policy.kind", Concat("\"", model::PolicyName(policy.kind), "\" is not allowed"));
+  }
+  if (policy.k_min_tokens < bounds.min_tokens) {
+    return refuse("policy.k_min_tokens",
+                  Concat("is ", policy.k_min_tokens, "; it must be at least ", bounds.min_tokens));
+  }
+  const bool capped = policy.k_max_tokens > 0 && policy.k_max_tokens <= bounds.max_tokens;
+  if (bounds.max_tokens > 0 && !capped) {
+    return refuse("policy.k_max_tokens", Concat("is ", policy.k_max_tokens, "; it must be in [1, ",
+                                                bounds.max_tokens, "]"));
+  }
+  return absl::OkStatus();
 }
 
-absl::Status CheckDisplayName(std::string_view name) {
+absl::Status CheckReports(const GenerateRequest& request, int32_t max_running) {
+  const int32_t most = std::min(kMaxCandidates, max_running);
+  SPOTD_RETURN_IF_ERROR(CheckInt("top_blocks", request.report_blocks, 0, kMaxReportBlocks));
+  SPOTD_RETURN_IF_ERROR(CheckInt("top_logprobs", request.top_logprobs, 0, kMaxTopLogprobs));
+  SPOTD_RETURN_IF_ERROR(CheckInt("candidates", request.candidates, 1, most));
+  if (request.candidates > 1 && !request.request_id.empty()) {
+    return Invalid(reason::kInvalidField, "request_id", "cannot be used with several candidates");
+  }
+  if (request.record_selection && request.session_id.empty()) {
+    return Invalid(reason::kInvalidField, "record_trace", "needs a session that keeps the record");
+  }
+  return absl::OkStatus();
+}
+
+absl::Status CheckHead(const RequestHead& head) {
+  SPOTD_RETURN_IF_ERROR(CheckInt("priority", head.priority, kMinPriority, kMaxPriority));
+  if (!head.request_id.empty() && head.session_id.empty()) {
+    return Invalid(reason::kInvalidField, "request_id",
+                   "needs a session that remembers the answer");
+  }
+  if (!head.etag.empty() && head.session_id.empty()) {
+    return Invalid(reason::kInvalidField, "etag", "needs a session");
+  }
+  return CheckRequestId(head.request_id);
+}
+
+absl::Status CheckSessionOptions(const SessionOptions& options) {
+  const std::string_view name = options.display_name;
   if (name.size() > kMaxDisplayNameBytes) {
     return Invalid(reason::kInvalidField, "display_name",
                    Concat("has ", name.size(), " bytes; at most ", kMaxDisplayNameBytes));
   }
-  return CheckUtf8(name, "display_name");
+  SPOTD_RETURN_IF_ERROR(CheckUtf8(name, "display_name"));
+  if (options.ttl && options.expire_time_ms) {
+    return Invalid(reason::kInvalidField, "session.ttl", "and expire_time exclude each other");
+  }
+  return CheckRequestId(options.request_id);
 }
 
 absl::Status CheckTokens(std::span<const int32_t> tokens, int32_t vocab, std::string_view field) {

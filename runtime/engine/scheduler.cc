@@ -1,5 +1,7 @@
 #include "runtime/engine/scheduler.h"
 
+#include <tuple>
+
 namespace spotd::engine {
 namespace {
 
@@ -9,26 +11,49 @@ int64_t PrefillRank(const RunningView& view, int32_t prefill_chunk) {
   return chunks * kAgingSteps - view.passed_over;
 }
 
+bool PrefilledBefore(const RunningView& a, const RunningView& b, int32_t prefill_chunk) {
+  return std::tuple(a.tenant_served, -a.priority, PrefillRank(a, prefill_chunk)) <
+         std::tuple(b.tenant_served, -b.priority, PrefillRank(b, prefill_chunk));
+}
+
 // Ties go to the sequence admitted first.
 std::optional<int32_t> ChoosePrefill(std::span<const RunningView> running, int32_t prefill_chunk) {
   std::optional<int32_t> best;
   for (int32_t i = 0; i < static_cast<int32_t>(running.size()); ++i) {
     if (!running[i].prefilling) continue;
-    if (!best ||
-        PrefillRank(running[i], prefill_chunk) < PrefillRank(running[*best], prefill_chunk)) {
-      best = i;
-    }
+    if (!best || PrefilledBefore(running[i], running[*best], prefill_chunk)) best = i;
   }
   return best;
+}
+
+// Of the sequences that do not prefill. Later ones are preferred.
+int32_t ChooseVictim(std::span<const RunningView> running, std::span<const int32_t> starved) {
+  const auto rank = [&](int32_t i) {
+    return std::tuple(running[i].ready, running[i].priority, -i);
+  };
+  int32_t victim = starved.back();
+  for (const int32_t i : starved) {
+    if (rank(i) < rank(victim)) victim = i;
+  }
+  for (int32_t i = 0; i < static_cast<int32_t>(running.size()); ++i) {
+    if (!running[i].prefilling && !running[i].ready && rank(i) < rank(victim)) victim = i;
+  }
+  return victim;
 }
 
 }  // namespace
 
 Admission Admit(const AdmissionState& state) {
-  if (state.running >= state.max_running) return Admission::kWait;
+  if (state.running + state.places > state.max_running) return Admission::kWait;
   // Who needs nothing may come in although others are owed more than there is.
   const bool fits = state.blocks_needed == 0 || state.blocks_needed <= state.blocks_available;
-  return fits ? Admission::kAdmit : Admission::kRefuse;
+  if (fits) return Admission::kAdmit;
+  return state.preempted ? Admission::kWait : Admission::kRefuse;
+}
+
+bool GoesFirst(const WaitingView& a, const WaitingView& b) {
+  return std::tuple(a.tenant_running, a.tenant_served, -a.priority, a.arrival) <
+         std::tuple(b.tenant_running, b.tenant_served, -b.priority, b.arrival);
 }
 
 StepPlan PlanStep(std::span<const RunningView> running, const StepState& state) {
@@ -49,7 +74,7 @@ StepPlan PlanStep(std::span<const RunningView> running, const StepState& state) 
     }
   }
   const bool stuck = plan.decode.empty() && !plan.prefill && (!reader_awaited || state.stalled);
-  if (stuck && !plan.starved.empty()) plan.give_up = plan.starved.back();
+  if (stuck && !plan.starved.empty()) plan.preempt = ChooseVictim(running, plan.starved);
   return plan;
 }
 

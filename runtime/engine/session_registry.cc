@@ -14,12 +14,6 @@ namespace {
 
 constexpr std::chrono::milliseconds kRetrySessionLimit{10000};
 
-int64_t UnixMilliseconds() {
-  return std::chrono::duration_cast<std::chrono::milliseconds>(
-             std::chrono::system_clock::now().time_since_epoch())
-      .count();
-}
-
 // 64 random bits: not to be guessed, and unique for all practical purposes.
 std::string NewId() {
   constexpr char kDigits[] = "0123456789abcdef";
@@ -37,6 +31,22 @@ absl::Status UnknownSession(const std::string& id) {
                    {.reason = reason::kSessionNotFound, .metadata = {{"session", id}}});
 }
 
+absl::Status LimitReached(const char* reason, std::string_view message, int64_t limit) {
+  return MakeError(absl::StatusCode::kResourceExhausted, message,
+                   {.reason = reason,
+                    .metadata = {{"limit", std::to_string(limit)}},
+                    .retry_after = kRetrySessionLimit});
+}
+
+absl::Status InvalidField(const char* field, std::string_view problem) {
+  return MakeError(absl::StatusCode::kInvalidArgument, Concat(field, " ", problem),
+                   {.reason = reason::kInvalidField, .field = field});
+}
+
+std::string Etag(uint64_t revision) {
+  return Concat("r", revision);
+}
+
 }  // namespace
 
 SessionClaim::SessionClaim(SessionClaim&& other) noexcept
@@ -46,84 +56,110 @@ void SessionClaim::End() {
   if (registry_ != nullptr) std::exchange(registry_, nullptr)->EndClaim(*session_);
 }
 
-SessionRegistry::SessionRegistry(kvstore::KvStore* store, Metrics* metrics, int32_t max_sessions)
-    : store_(store), metrics_(metrics), max_sessions_(max_sessions) {}
+SessionRegistry::SessionRegistry(kvstore::KvStore* store, Metrics* metrics,
+                                 const SessionLimits& limits)
+    : store_(store), metrics_(metrics), limits_(limits) {}
 
 absl::StatusOr<SessionInfo> SessionRegistry::Create(const SessionOptions& options,
                                                     const model::Policy& policy) {
   auto session = std::make_shared<Session>();
-  session->display_name = options.display_name;
   session->policy = policy;
   session->table = store_->NewTable();
   const std::lock_guard lock(mutex_);
-  SPOTD_ASSIGN_OR_RETURN(const Entry* entry, Insert(std::move(session)));
+  if (const Entry* made = FindByRequest(options.tenant, options.request_id)) return made->info;
+  SPOTD_ASSIGN_OR_RETURN(const Entry* entry, Insert(std::move(session), options));
   return entry->info;
 }
 
-absl::StatusOr<SessionInfo> SessionRegistry::Get(const std::string& id) const {
+absl::StatusOr<SessionInfo> SessionRegistry::Get(const SessionRef& ref) const {
   const std::lock_guard lock(mutex_);
-  const auto it = sessions_.find(id);
-  if (it == sessions_.end()) return UnknownSession(id);
+  const auto it = sessions_.find(ref.id);
+  if (it == sessions_.end() || !Visible(it->second, ref.tenant)) return UnknownSession(ref.id);
   return it->second.info;
 }
 
-std::vector<SessionInfo> SessionRegistry::List(const std::string& after, int32_t limit) const {
+std::vector<SessionInfo> SessionRegistry::List(const SessionRef& after, int32_t limit) const {
   const std::lock_guard lock(mutex_);
   std::vector<SessionInfo> list;
-  for (auto it = sessions_.upper_bound(after); it != sessions_.end(); ++it) {
+  for (auto it = sessions_.upper_bound(after.id); it != sessions_.end(); ++it) {
     if (static_cast<int32_t>(list.size()) >= limit) break;
-    list.push_back(it->second.info);
+    if (Visible(it->second, after.tenant)) list.push_back(it->second.info);
   }
   return list;
 }
 
-SessionClaim SessionRegistry::OneShot(const model::Policy& policy) const {
+SessionClaim SessionRegistry::OneShot(const std::string& tenant,
+                                      const model::Policy& policy) const {
   auto session = std::make_shared<Session>();
+  session->tenant = tenant;
   session->policy = policy;
   session->table = store_->NewTable();
   return SessionClaim(std::move(session));
 }
 
-absl::StatusOr<SessionClaim> SessionRegistry::Claim(const std::string& id) {
+absl::StatusOr<SessionClaim> SessionRegistry::Claim(const SessionRef& ref,
+                                                    const std::string& request_id) {
   const std::lock_guard lock(mutex_);
-  SPOTD_ASSIGN_OR_RETURN(Entry * entry, FindIdle(id));
+  SPOTD_ASSIGN_OR_RETURN(Entry * entry, FindIdle({ref.id, ref.tenant}));
+  if (request_id.empty() || entry->session->requests.Find(request_id) == nullptr) {
+    SPOTD_RETURN_IF_ERROR(CheckEtag(*entry, ref.etag));
+  }
   entry->info.busy = true;
+  Renew(entry);
   return SessionClaim(this, entry->session);
 }
 
-absl::Status SessionRegistry::Remove(const std::string& id,
+absl::Status SessionRegistry::CheckTokens(const std::string& tenant, int64_t more) const {
+  const std::lock_guard lock(mutex_);
+  return CheckTokenRoom(tenant, more);
+}
+
+absl::Status SessionRegistry::CheckTokenRoom(const std::string& tenant, int64_t more) const {
+  const int64_t limit = limits_.tenant.max_session_tokens;
+  if (limit == 0) return absl::OkStatus();
+  const auto it = tenants_.find(tenant);
+  const int64_t held = it == tenants_.end() ? 0 : it->second.tokens;
+  if (held + more <= limit) return absl::OkStatus();
+  return LimitReached(reason::kTenantTokenLimit,
+                      Concat("your sessions hold ", held, " tokens; with ", more,
+                             " more they would exceed your limit of ", limit),
+                      limit);
+}
+
+absl::Status SessionRegistry::Remove(const SessionRef& ref,
                                      const std::function<void(std::shared_ptr<Session>)>& post) {
   const std::lock_guard lock(mutex_);
-  SPOTD_ASSIGN_OR_RETURN(Entry * entry, Find(id));
-  metrics_->sessions.fetch_sub(1);
-  metrics_->session_tokens.fetch_sub(entry->info.tokens);
+  SPOTD_ASSIGN_OR_RETURN(Entry * entry, Find(ref));
   post(entry->session);
-  sessions_.erase(id);
+  Erase(sessions_.find(ref.id));
   return absl::OkStatus();
 }
 
-absl::StatusOr<std::string> SessionRegistry::Fork(const std::string& id,
+absl::StatusOr<std::string> SessionRegistry::Fork(const SessionRef& ref,
                                                   const SessionOptions& options,
                                                   const PostFork& post) {
   const std::lock_guard lock(mutex_);
-  SPOTD_ASSIGN_OR_RETURN(Entry * parent, FindIdle(id));
+  if (const Entry* made = FindByRequest(ref.tenant, options.request_id)) return made->info.id;
+  SPOTD_ASSIGN_OR_RETURN(Entry * parent, FindIdle(ref));
+  SPOTD_RETURN_IF_ERROR(
+      CheckTokenRoom(ref.tenant, static_cast<int64_t>(parent->session->tokens.size())));
   auto fork = std::make_shared<Session>();
-  fork->display_name = options.display_name;
   fork->policy = options.policy.value_or(parent->session->policy);
   fork->tokens = parent->session->tokens;
   fork->conversation = parent->session->conversation;
   fork->table = store_->NewTable();
-  SPOTD_ASSIGN_OR_RETURN(const Entry* entry, Insert(fork));
+  SPOTD_ASSIGN_OR_RETURN(const Entry* entry, Insert(fork, options));
+  Renew(parent);
   metrics_->session_forks.fetch_add(1);
   post(parent->session, std::move(fork));
   return entry->info.id;
 }
 
-absl::Status SessionRegistry::Rewind(const std::string& id, int32_t tokens,
+absl::Status SessionRegistry::Rewind(const SessionRef& ref, int32_t tokens,
                                      const text::Tokenizer& tokenizer,
                                      const std::function<void(std::shared_ptr<Session>)>& post) {
   const std::lock_guard lock(mutex_);
-  SPOTD_ASSIGN_OR_RETURN(Entry * entry, FindIdle(id));
+  SPOTD_ASSIGN_OR_RETURN(Entry * entry, FindIdle(ref));
   Session& session = *entry->session;
   const auto length = static_cast<int32_t>(session.tokens.size());
   if (tokens < 0 || tokens > length) {
@@ -137,6 +173,7 @@ absl::Status SessionRegistry::Rewind(const std::string& id, int32_t tokens,
   session.tokens.resize(tokens);
   if (tokens < length) session.conversation.Rewind(session.tokens, tokenizer);
   PublishContent(entry);
+  Renew(entry);
   post(entry->session);
   metrics_->session_rewinds.fetch_add(1);
   return absl::OkStatus();
@@ -160,58 +197,194 @@ void SessionRegistry::PublishKv(const Session& session) {
   info.kv_bytes = info.kv_blocks * store_->layout().BytesPerBlock();
 }
 
+void SessionRegistry::PublishSelection(const Session& session,
+                                       std::shared_ptr<const SelectionRecord> record) {
+  const std::lock_guard lock(mutex_);
+  const auto it = sessions_.find(session.id);
+  if (it != sessions_.end()) it->second.selection = std::move(record);
+}
+
+absl::StatusOr<std::shared_ptr<const SelectionRecord>> SessionRegistry::Selection(
+    const SessionRef& ref) const {
+  const std::lock_guard lock(mutex_);
+  const auto it = sessions_.find(ref.id);
+  if (it == sessions_.end() || !Visible(it->second, ref.tenant)) return UnknownSession(ref.id);
+  if (it->second.selection != nullptr) return it->second.selection;
+  return MakeError(absl::StatusCode::kNotFound,
+                   "no reply of this session has been recorded; generate with record_trace",
+                   {.reason = reason::kTraceNotFound, .metadata = {{"session", ref.id}}});
+}
+
+std::vector<std::shared_ptr<Session>> SessionRegistry::TakeExpired() {
+  const std::lock_guard lock(mutex_);
+  Purge();
+  return std::exchange(expired_, {});
+}
+
+std::optional<std::chrono::milliseconds> SessionRegistry::UntilNextExpiry() const {
+  const std::lock_guard lock(mutex_);
+  if (expiries_.empty()) return std::nullopt;
+  return std::chrono::milliseconds(
+      std::max<int64_t>(expiries_.begin()->first - limits_.now_ms(), 0));
+}
+
 void SessionRegistry::EndClaim(const Session& session) {
   const std::lock_guard lock(mutex_);
   const auto it = sessions_.find(session.id);
   if (it == sessions_.end()) return;  // removed meanwhile
   PublishContent(&it->second);
   it->second.info.busy = false;
+  Renew(&it->second);
 }
 
-absl::StatusOr<SessionRegistry::Entry*> SessionRegistry::Find(const std::string& id) {
-  const auto it = sessions_.find(id);
-  if (it == sessions_.end()) return UnknownSession(id);
+bool SessionRegistry::Visible(const Entry& entry, const std::string& tenant) const {
+  if (entry.session->tenant != tenant) return false;
+  const SessionInfo& info = entry.info;
+  return info.busy || info.expire_time_ms == 0 || limits_.now_ms() < info.expire_time_ms;
+}
+
+absl::StatusOr<SessionRegistry::Entry*> SessionRegistry::Find(const SessionRef& ref) {
+  const auto it = sessions_.find(ref.id);
+  if (it == sessions_.end() || !Visible(it->second, ref.tenant)) return UnknownSession(ref.id);
+  SPOTD_RETURN_IF_ERROR(CheckEtag(it->second, ref.etag));
   return &it->second;
 }
 
-absl::StatusOr<SessionRegistry::Entry*> SessionRegistry::FindIdle(const std::string& id) {
-  SPOTD_ASSIGN_OR_RETURN(Entry * entry, Find(id));
-  if (!entry->info.busy) return entry;
+absl::Status SessionRegistry::CheckEtag(const Entry& entry, const std::string& etag) const {
+  if (etag.empty() || etag == entry.info.etag) return absl::OkStatus();
   return MakeError(absl::StatusCode::kAborted,
-                   Concat("another call is working on session \"", id, "\""),
-                   {.reason = reason::kSessionBusy, .metadata = {{"session", id}}});
+                   Concat("session \"", entry.info.id, "\" has changed since etag ", etag),
+                   {.reason = reason::kEtagMismatch,
+                    .metadata = {{"session", entry.info.id}, {"etag", entry.info.etag}}});
 }
 
-absl::StatusOr<SessionRegistry::Entry*> SessionRegistry::Insert(std::shared_ptr<Session> session) {
-  if (static_cast<int32_t>(sessions_.size()) >= max_sessions_) {
-    return MakeError(absl::StatusCode::kResourceExhausted,
-                     Concat("the server holds ", sessions_.size(), " sessions, as many as it may"),
-                     {.reason = reason::kSessionLimit,
-                      .metadata = {{"limit", std::to_string(max_sessions_)}},
-                      .retry_after = kRetrySessionLimit});
+absl::StatusOr<SessionRegistry::Entry*> SessionRegistry::FindIdle(const SessionRef& ref) {
+  SPOTD_ASSIGN_OR_RETURN(Entry * entry, Find(ref));
+  if (!entry->info.busy) return entry;
+  return MakeError(absl::StatusCode::kAborted,
+                   Concat("another call is working on session \"", ref.id, "\""),
+                   {.reason = reason::kSessionBusy, .metadata = {{"session", ref.id}}});
+}
+
+SessionRegistry::Entry* SessionRegistry::FindByRequest(const std::string& tenant,
+                                                       const std::string& request_id) {
+  if (request_id.empty()) return nullptr;
+  const auto made = by_request_.find({tenant, request_id});
+  if (made == by_request_.end()) return nullptr;
+  Entry& entry = sessions_.at(made->second);
+  return Visible(entry, tenant) ? &entry : nullptr;
+}
+
+absl::Status SessionRegistry::CheckRoom(const std::string& tenant) const {
+  if (static_cast<int32_t>(sessions_.size()) >= limits_.max_sessions) {
+    return LimitReached(
+        reason::kSessionLimit,
+        Concat("the server holds ", sessions_.size(), " sessions, as many as it may"),
+        limits_.max_sessions);
   }
+  const auto it = tenants_.find(tenant);
+  const int32_t held = it == tenants_.end() ? 0 : it->second.sessions;
+  const int32_t limit = limits_.tenant.max_sessions;
+  if (limit == 0 || held < limit) return absl::OkStatus();
+  return LimitReached(reason::kTenantSessionLimit,
+                      Concat("you hold ", held, " sessions, as many as you may"), limit);
+}
+
+absl::StatusOr<SessionRegistry::Entry*> SessionRegistry::Insert(std::shared_ptr<Session> session,
+                                                                const SessionOptions& options) {
+  Purge();
+  SPOTD_RETURN_IF_ERROR(CheckRoom(options.tenant));
+  SessionInfo info;
+  SPOTD_RETURN_IF_ERROR(SetExpiry(options, &info));
   do {
     session->id = NewId();
   } while (sessions_.contains(session->id));
-  session->create_time_ms = UnixMilliseconds();
+  session->tenant = options.tenant;
+  session->display_name = options.display_name;
+  session->create_time_ms = limits_.now_ms();
+  info.id = session->id;
+  info.display_name = session->display_name;
+  info.policy = session->policy;
+  info.create_time_ms = session->create_time_ms;
+  info.update_time_ms = session->create_time_ms;
+  info.etag = Etag(0);
   Entry& entry = sessions_[session->id];
-  entry.info.id = session->id;
-  entry.info.display_name = session->display_name;
-  entry.info.policy = session->policy;
-  entry.info.create_time_ms = session->create_time_ms;
-  entry.info.update_time_ms = session->create_time_ms;
+  entry.info = std::move(info);
   entry.session = std::move(session);
+  entry.request_id = options.request_id;
+  if (!entry.request_id.empty()) {
+    by_request_[{options.tenant, entry.request_id}] = entry.info.id;
+  }
+  if (entry.info.expire_time_ms != 0) {
+    expiries_.emplace(entry.info.expire_time_ms, entry.info.id);
+  }
+  ++tenants_[options.tenant].sessions;
   metrics_->sessions.fetch_add(1);
   PublishContent(&entry);
   return &entry;
+}
+
+absl::Status SessionRegistry::SetExpiry(const SessionOptions& options, SessionInfo* info) const {
+  const int64_t now = limits_.now_ms();
+  const int64_t longest = limits_.max_ttl.count();
+  if (options.expire_time_ms) {
+    if (*options.expire_time_ms <= now) {
+      return InvalidField("session.expire_time", "is in the past");
+    }
+    info->expire_time_ms = *options.expire_time_ms;
+    if (longest > 0) info->expire_time_ms = std::min(info->expire_time_ms, now + longest);
+    return absl::OkStatus();
+  }
+  info->ttl_ms = options.ttl.value_or(limits_.default_ttl).count();
+  if (info->ttl_ms < 0 || (options.ttl && info->ttl_ms == 0)) {
+    return InvalidField("session.ttl", "must be positive");
+  }
+  if (longest > 0 && (info->ttl_ms == 0 || info->ttl_ms > longest)) info->ttl_ms = longest;
+  if (info->ttl_ms > 0) info->expire_time_ms = now + info->ttl_ms;
+  return absl::OkStatus();
+}
+
+void SessionRegistry::Erase(Sessions::iterator it) {
+  const Entry& entry = it->second;
+  const std::string& tenant = entry.session->tenant;
+  metrics_->sessions.fetch_sub(1);
+  metrics_->session_tokens.fetch_sub(entry.info.tokens);
+  expiries_.erase({entry.info.expire_time_ms, entry.info.id});
+  if (!entry.request_id.empty()) by_request_.erase({tenant, entry.request_id});
+  const auto holdings = tenants_.find(tenant);
+  holdings->second.tokens -= entry.info.tokens;
+  if (--holdings->second.sessions == 0) tenants_.erase(holdings);
+  sessions_.erase(it);
+}
+
+void SessionRegistry::Purge() {
+  const int64_t now = limits_.now_ms();
+  for (auto next = expiries_.begin(); next != expiries_.end() && next->first <= now;) {
+    const auto it = sessions_.find(next->second);
+    ++next;
+    if (it->second.info.busy) continue;  // until the claim ends
+    expired_.push_back(it->second.session);
+    metrics_->sessions_expired.fetch_add(1);
+    Erase(it);
+  }
+}
+
+void SessionRegistry::Renew(Entry* entry) {
+  SessionInfo& info = entry->info;
+  if (info.ttl_ms == 0) return;
+  expiries_.erase({info.expire_time_ms, info.id});
+  info.expire_time_ms = limits_.now_ms() + info.ttl_ms;
+  expiries_.emplace(info.expire_time_ms, info.id);
 }
 
 void SessionRegistry::PublishContent(Entry* entry) {
   const auto tokens = static_cast<int32_t>(entry->session->tokens.size());
   if (tokens == entry->info.tokens) return;
   metrics_->session_tokens.fetch_add(tokens - entry->info.tokens);
+  tenants_[entry->session->tenant].tokens += tokens - entry->info.tokens;
   entry->info.tokens = tokens;
-  entry->info.update_time_ms = UnixMilliseconds();
+  entry->info.update_time_ms = limits_.now_ms();
+  entry->info.etag = Etag(++entry->revision);
 }
 
 }  // namespace spotd::engine

@@ -1,6 +1,10 @@
 // The sessions by id, and who is working on them: at most one request writes to a session, and it
 // holds a SessionClaim.
 //
+// A session belongs to a tenant, and exists for no other. One that has a time to live is removed
+// when nobody has used it for so long; it stops existing at that moment, and the engine thread
+// collects its KV later (TakeExpired).
+//
 // KV belongs to the engine thread, so operations that touch it hand a command to that thread
 // through `post`. They call it under the registry's mutex: a command is queued before any request
 // that claims the session afterwards.
@@ -9,13 +13,16 @@
 #pragma once
 
 #include <atomic>
+#include <chrono>
 #include <cstdint>
 #include <functional>
 #include <map>
 #include <memory>
 #include <mutex>
 #include <optional>
+#include <set>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "absl/status/status.h"
@@ -23,6 +30,7 @@
 #include "kvstore/kv_store.h"
 #include "runtime/engine/engine.h"
 #include "runtime/engine/metrics.h"
+#include "runtime/engine/selection_record.h"
 #include "runtime/engine/session.h"
 
 namespace spotd::engine {
@@ -56,54 +64,91 @@ class SessionClaim {
 class SessionRegistry {
  public:
   // `store` makes the block tables and, like `metrics`, must outlive the registry and its claims.
-  SessionRegistry(kvstore::KvStore* store, Metrics* metrics, int32_t max_sessions);
+  SessionRegistry(kvstore::KvStore* store, Metrics* metrics, const SessionLimits& limits);
 
-  // RESOURCE_EXHAUSTED (SESSION_LIMIT).
+  // RESOURCE_EXHAUSTED (SESSION_LIMIT, TENANT_SESSION_LIMIT). The tenant's session that was made
+  // for the same request id, where there is one.
   absl::StatusOr<SessionInfo> Create(const SessionOptions& options, const model::Policy& policy);
-  // NOT_FOUND (SESSION_NOT_FOUND), here and below.
-  absl::StatusOr<SessionInfo> Get(const std::string& id) const;
-  std::vector<SessionInfo> List(const std::string& after, int32_t limit) const;
+  // NOT_FOUND (SESSION_NOT_FOUND), here and below; ABORTED (ETAG_MISMATCH) where a reference has
+  // an etag that is not the session's.
+  absl::StatusOr<SessionInfo> Get(const SessionRef& ref) const;
+  // The tenant's sessions whose id sorts after `after.id`.
+  std::vector<SessionInfo> List(const SessionRef& after, int32_t limit) const;
   // A session for one request, which no other can find.
-  SessionClaim OneShot(const model::Policy& policy) const;
+  SessionClaim OneShot(const std::string& tenant, const model::Policy& policy) const;
 
-  // ABORTED (SESSION_BUSY) when another request has it.
-  absl::StatusOr<SessionClaim> Claim(const std::string& id);
+  // ABORTED (SESSION_BUSY) when another request has it. A request that the session has answered
+  // already may come with the etag from before it.
+  absl::StatusOr<SessionClaim> Claim(const SessionRef& ref, const std::string& request_id);
+  // RESOURCE_EXHAUSTED (TENANT_TOKEN_LIMIT) unless the tenant's sessions may have so many more.
+  absl::Status CheckTokens(const std::string& tenant, int64_t more) const;
 
   // Takes the session out; a request that has claimed it keeps it alive.
-  absl::Status Remove(const std::string& id,
+  absl::Status Remove(const SessionRef& ref,
                       const std::function<void(std::shared_ptr<Session>)>& post);
   // Copies the content into a new session. ABORTED while claimed. `post` shares the KV. Returns the
   // new id.
   using PostFork = std::function<void(std::shared_ptr<Session> from, std::shared_ptr<Session> to)>;
-  absl::StatusOr<std::string> Fork(const std::string& id, const SessionOptions& options,
+  absl::StatusOr<std::string> Fork(const SessionRef& ref, const SessionOptions& options,
                                    const PostFork& post);
   // Keeps the first `tokens` tokens. ABORTED while claimed; OUT_OF_RANGE. `post` truncates the KV.
-  absl::Status Rewind(const std::string& id, int32_t tokens, const text::Tokenizer& tokenizer,
+  absl::Status Rewind(const SessionRef& ref, int32_t tokens, const text::Tokenizer& tokenizer,
                       const std::function<void(std::shared_ptr<Session>)>& post);
 
   // Every session, for the engine thread's search for KV to reclaim.
   std::vector<std::shared_ptr<Session>> All() const;
   // Makes the KV that the session holds now visible to Get and List. Engine thread.
   void PublishKv(const Session& session);
+  // The record of the session's latest reply that was recorded; replaces the one before. NOT_FOUND
+  // (TRACE_NOT_FOUND).
+  void PublishSelection(const Session& session, std::shared_ptr<const SelectionRecord> record);
+  absl::StatusOr<std::shared_ptr<const SelectionRecord>> Selection(const SessionRef& ref) const;
+  // Sessions that have expired since the last call, for the engine thread to drop their KV.
+  std::vector<std::shared_ptr<Session>> TakeExpired();
+  // Until the next session expires; nothing when none will.
+  std::optional<std::chrono::milliseconds> UntilNextExpiry() const;
 
  private:
   friend class SessionClaim;
   struct Entry {
     std::shared_ptr<Session> session;
     SessionInfo info;  // what others see
+    std::string request_id;
+    uint64_t revision = 0;  // of the content
+    std::shared_ptr<const SelectionRecord> selection;
+  };
+  using Sessions = std::map<std::string, Entry>;
+  struct Holdings {
+    int32_t sessions = 0;
+    int64_t tokens = 0;
   };
 
   void EndClaim(const Session& session);
-  absl::StatusOr<Entry*> Find(const std::string& id);               // mutex_ held
-  absl::StatusOr<Entry*> FindIdle(const std::string& id);           // mutex_ held
-  absl::StatusOr<Entry*> Insert(std::shared_ptr<Session> session);  // mutex_ held
-  void PublishContent(Entry* entry);                                // mutex_ held
+  // All below: mutex_ held.
+  bool Visible(const Entry& entry, const std::string& tenant) const;
+  absl::StatusOr<Entry*> Find(const SessionRef& ref);
+  absl::StatusOr<Entry*> FindIdle(const SessionRef& ref);
+  absl::Status CheckEtag(const Entry& entry, const std::string& etag) const;
+  Entry* FindByRequest(const std::string& tenant, const std::string& request_id);
+  absl::Status CheckRoom(const std::string& tenant) const;
+  absl::Status CheckTokenRoom(const std::string& tenant, int64_t more) const;
+  absl::StatusOr<Entry*> Insert(std::shared_ptr<Session> session, const SessionOptions& options);
+  absl::Status SetExpiry(const SessionOptions& options, SessionInfo* info) const;
+  void Erase(Sessions::iterator it);
+  void Purge();
+  void Renew(Entry* entry);
+  void PublishContent(Entry* entry);
 
   kvstore::KvStore* const store_;
   Metrics* const metrics_;
-  const int32_t max_sessions_;
+  const SessionLimits limits_;
   mutable std::mutex mutex_;
-  std::map<std::string, Entry> sessions_;  // guarded by mutex_
+  // Guarded by mutex_:
+  Sessions sessions_;
+  std::map<std::string, Holdings> tenants_;
+  std::map<std::pair<std::string, std::string>, std::string> by_request_;  // tenant, request -> id
+  std::set<std::pair<int64_t, std::string>> expiries_;                     // time, id
+  std::vector<std::shared_ptr<Session>> expired_;
 };
 
 }  // namespace spotd::engine

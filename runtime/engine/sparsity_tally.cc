@@ -7,8 +7,11 @@
 namespace spotd::engine {
 
 SparsityTally::SparsityTally(const model::Policy& policy, int32_t block_tokens,
-                             int32_t report_blocks)
-    : rule_(policy.Rule()), block_tokens_(block_tokens), report_blocks_(report_blocks) {}
+                             int32_t report_blocks, bool traced)
+    : rule_(policy.Rule()),
+      block_tokens_(block_tokens),
+      report_blocks_(report_blocks),
+      traced_(traced) {}
 
 void SparsityTally::Add(const model::RowSparsity& step, int32_t context) {
   ++total_.steps;
@@ -37,6 +40,12 @@ void SparsityTally::CountBlocks(int32_t context) {
   }
 }
 
+void SparsityTally::AddAudit(double recalled_mass, double output_error) {
+  ++total_.audited_steps;
+  recalled_mass_ += recalled_mass;
+  output_error_ += output_error;
+}
+
 RequestSparsity SparsityTally::Result() const {
   RequestSparsity result = total_;
   const int32_t sparse_steps = total_.steps - total_.dense_steps;
@@ -44,6 +53,10 @@ RequestSparsity SparsityTally::Result() const {
   if (sparse_steps > 0) {
     result.mean_covered_mass = covered_mass_ / sparse_steps;
     result.mean_selected_tokens = selected_tokens_ / sparse_steps;
+  }
+  if (total_.audited_steps > 0) {
+    result.mean_recalled_mass = recalled_mass_ / total_.audited_steps;
+    result.mean_output_error = output_error_ / total_.audited_steps;
   }
   result.sum.covered_mass = static_cast<float>(result.mean_covered_mass);
   result.sum.selected_tokens = static_cast<int32_t>(result.mean_selected_tokens + 0.5);

@@ -1,27 +1,90 @@
 #include "runtime/engine/submit_queue.h"
 
+#include "kernels/core/status.h"
+#include "runtime/engine/error_reasons.h"
+#include "runtime/engine/errors.h"
 #include "runtime/engine/sequence.h"
 
 namespace spotd::engine {
+namespace {
 
-void QueuePlace::Leave() {
-  if (queue_ != nullptr) std::exchange(queue_, nullptr)->Leave();
+constexpr std::chrono::milliseconds kRetryQueue{1000};
+
+absl::Status Full(const char* reason, std::string_view message, int64_t limit) {
+  return MakeError(absl::StatusCode::kResourceExhausted, message,
+                   {.reason = reason,
+                    .metadata = {{"limit", std::to_string(limit)}},
+                    .retry_after = kRetryQueue});
 }
 
-SubmitQueue::SubmitQueue(int32_t places) : free_places_(places) {}
+}  // namespace
+
+absl::Status QueuePlace::Hold(int64_t tokens) {
+  SPOTD_RETURN_IF_ERROR(queue_->Hold(tokens));
+  tokens_ += tokens;
+  return absl::OkStatus();
+}
+
+void QueuePlace::Begin() {
+  if (queue_ != nullptr) queue_->Begin(std::exchange(tokens_, 0));
+}
+
+void QueuePlace::Leave() {
+  if (queue_ == nullptr) return;
+  Begin();
+  std::exchange(queue_, nullptr)->Leave(tenant_);
+}
+
+SubmitQueue::SubmitQueue(const QueueLimits& limits) : limits_(limits) {}
 
 SubmitQueue::~SubmitQueue() = default;
 
-std::optional<QueuePlace> SubmitQueue::Enter() {
+absl::StatusOr<QueuePlace> SubmitQueue::Enter(const std::string& tenant) {
   const std::lock_guard lock(mutex_);
-  if (free_places_ == 0) return std::nullopt;
-  --free_places_;
-  return QueuePlace(this);
+  if (requests_ >= limits_.requests) {
+    return Full(reason::kQueueFull,
+                Concat(requests_, " requests are in the server, as many as may"), limits_.requests);
+  }
+  int32_t& held = by_tenant_[tenant];
+  if (limits_.requests_per_tenant > 0 && held >= limits_.requests_per_tenant) {
+    return Full(reason::kTenantRequestLimit,
+                Concat(held, " of your requests are in the server, as many as may"),
+                limits_.requests_per_tenant);
+  }
+  ++held;
+  ++requests_;
+  return QueuePlace(this, tenant);
 }
 
-void SubmitQueue::Leave() {
+void SubmitQueue::Leave(const std::string& tenant) {
   const std::lock_guard lock(mutex_);
-  ++free_places_;
+  --requests_;
+  const auto held = by_tenant_.find(tenant);
+  if (--held->second == 0) by_tenant_.erase(held);
+}
+
+absl::Status SubmitQueue::Hold(int64_t tokens) {
+  const std::lock_guard lock(mutex_);
+  const bool full = limits_.waiting_tokens > 0 && waiting_tokens_ > 0 &&
+                    waiting_tokens_ + tokens > limits_.waiting_tokens;
+  if (full) {
+    return Full(
+        reason::kQueueFull,
+        Concat(waiting_tokens_, " prompt tokens are waiting; ", tokens, " more would be too many"),
+        limits_.waiting_tokens);
+  }
+  waiting_tokens_ += tokens;
+  return absl::OkStatus();
+}
+
+void SubmitQueue::Begin(int64_t tokens) {
+  const std::lock_guard lock(mutex_);
+  waiting_tokens_ -= tokens;
+}
+
+int64_t SubmitQueue::waiting_tokens() const {
+  const std::lock_guard lock(mutex_);
+  return waiting_tokens_;
 }
 
 bool SubmitQueue::Put(Item item) {

@@ -2,10 +2,13 @@
 
 namespace spotd::engine {
 
-TokenHistory::TokenHistory(const kernels::SamplingParams& params)
+TokenHistory::TokenHistory(const kernels::SamplingParams& params,
+                           std::span<const std::pair<int32_t, float>> bias)
     : counts_prompt_(params.repetition_penalty != 1),
       counts_generated_(counts_prompt_ || params.presence_penalty != 0 ||
-                        params.frequency_penalty != 0) {}
+                        params.frequency_penalty != 0) {
+  for (const auto& [token, value] : bias) Entry(token).bias += value;
+}
 
 void TokenHistory::AddPrompt(std::span<const int32_t> tokens) {
   if (!counts_prompt_) return;

@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <span>
 #include <unordered_map>
+#include <utility>
 #include <vector>
 
 #include "kernels/args.h"
@@ -13,8 +14,9 @@ namespace spotd::engine {
 
 class TokenHistory {
  public:
-  // Records nothing when no penalty of `params` needs it.
-  explicit TokenHistory(const kernels::SamplingParams& params);
+  // Records nothing when no penalty of `params` needs it. `bias` is added to logits: token, what.
+  explicit TokenHistory(const kernels::SamplingParams& params,
+                        std::span<const std::pair<int32_t, float>> bias = {});
 
   void AddPrompt(std::span<const int32_t> tokens);
   void AddGenerated(int32_t token);

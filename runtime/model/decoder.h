@@ -32,6 +32,7 @@ class Decoder {
 
   absl::Status Decode(std::span<const DecodeRow> rows, std::span<DecodeResult> results,
                       std::span<float> logits);
+  int32_t StepRow(int32_t i) const { return plan_.caller_row(i); }
   DecodeResult SampleFrom(std::span<float> logits, const kernels::SamplingParams& params,
                           std::span<const kernels::TokenAdjustment> adjustments);
 

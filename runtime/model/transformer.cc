@@ -194,6 +194,10 @@ absl::Status Transformer::Decode(std::span<const DecodeRow> rows, std::span<Deco
   return impl_->decoder->Decode(rows, results, logits);
 }
 
+int32_t Transformer::StepRow(int32_t i) const {
+  return impl_->decoder->StepRow(i);
+}
+
 DecodeResult Transformer::SampleFrom(std::span<float> logits, const kernels::SamplingParams& params,
                                      std::span<const kernels::TokenAdjustment> adjustments) {
   return impl_->decoder->SampleFrom(logits, params, adjustments);

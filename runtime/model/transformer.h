@@ -103,6 +103,8 @@ class Transformer {
   // ([rows, vocab]) the unmodified logits are written to it (evaluation; costs a download).
   absl::Status Decode(std::span<const DecodeRow> rows, std::span<DecodeResult> results,
                       std::span<float> logits = {});
+  // The row, in the caller's order, that ran as row `i` of the latest decode step.
+  int32_t StepRow(int32_t i) const;
   // Samples from host logits [vocab] with the same arithmetic as Decode: the first token after a
   // prefill.
   DecodeResult SampleFrom(std::span<float> logits, const kernels::SamplingParams& params,

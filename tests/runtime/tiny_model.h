@@ -169,8 +169,9 @@ struct TinyEngineOptions {
 
 inline absl::StatusOr<std::unique_ptr<engine::Engine>> CreateTinyEngine(TinyEngineOptions options) {
   TinySource source(options.seed);
-  std::unique_ptr<kernels::Backend> backend =
-      options.backend != nullptr ? std::move(options.backend) : kernels::CreateRefBackend();
+  auto backend = std::make_unique<engine::AttentionAudit>(
+      options.backend != nullptr ? std::move(options.backend) : kernels::CreateRefBackend());
+  options.engine.audit.probe = backend.get();
   std::unique_ptr<model::SelectorSource> selector;
   if (options.selector) {
     model::SelectorConfig config;

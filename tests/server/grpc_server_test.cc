@@ -150,6 +150,34 @@ TEST(LifecycleTest, AnEngineThatMakesNoProgressIsNotLive) {
   run.join();
 }
 
+// A reader that stops is no fault of the engine, however long it stops.
+TEST(LifecycleTest, WaitingForASlowReaderIsNotBeingHung) {
+  server::BlockShutdownSignals();
+  TestServer server(65536);
+  grpc::ClientContext context;
+  const auto stream = server.inference().Generate(&context, RequestFor("", "running", 60000));
+  v1::GenerateResponse response;
+  ASSERT_TRUE(stream->Read(&response));
+  const engine::Metrics& metrics = server.engine().metrics();
+  uint64_t steps = 0;
+  ASSERT_TRUE(Eventually([&] {  // until the engine has paused it
+    const uint64_t before = std::exchange(steps, metrics.engine_steps.load());
+    std::this_thread::sleep_for(std::chrono::milliseconds(20));
+    return before == steps;
+  }));
+  server::Lifecycle lifecycle({.stall_timeout = std::chrono::milliseconds(400)}, &server.engine(),
+                              &server.rpc_metrics(), &server.grpc());
+  std::thread run([&] { lifecycle.Run(); });
+  std::this_thread::sleep_for(std::chrono::milliseconds(1700));  // three looks
+  EXPECT_EQ(lifecycle.state(), server::EngineState::kReady);
+  context.TryCancel();
+  while (stream->Read(&response)) {
+  }
+  (void)stream->Finish();
+  pthread_kill(run.native_handle(), SIGTERM);
+  run.join();
+}
+
 TEST(LifecycleTest, TheDrainTimeoutCutsWhatStillRuns) {
   server::BlockShutdownSignals();
   TestServer server(65536);

@@ -56,6 +56,34 @@ TEST_F(MetricsExporterTest, CountsWhatTheRepliesSay) {
   EXPECT_EQ(Value(page, "spotd_sessions" + model), 1);
 }
 
+TEST_F(MetricsExporterTest, CountsWhatIsSharedAudited) {
+  const std::string text(100, 'x');
+  const std::string session = server_.NewSession();
+  ASSERT_TRUE(server_.Append(session, {Text(text)}).status.ok());
+  const auto second = server_.Generate(RequestFor("", text, 3));
+  ASSERT_TRUE(second.result.has_value()) << second.status.error_message();
+  const int32_t shared = second.result->usage().prefix_tokens();
+  EXPECT_GT(shared, 0);
+  EXPECT_EQ(second.result->sparsity().audited_steps(), 1) << "the first of a hundred";
+  const std::string page = Page();
+  const std::string model = "{model_name=\"qwen3\"";
+  EXPECT_EQ(Value(page, "spotd_prompt_tokens_total" + model + ",source=\"prefix\"}"), shared);
+  EXPECT_EQ(Value(page, "spotd_prefix_hits_total" + model), shared);
+  EXPECT_GE(Value(page, "spotd_prefix_queries_total" + model), shared);
+  EXPECT_GT(Value(page, "spotd_prefix_blocks" + model), 0);
+  EXPECT_EQ(Value(page, "spotd_audit_recalled_mass_count" + model + ",policy=\"quest\"}"), 1);
+  EXPECT_EQ(Value(page, "spotd_audit_output_error_count" + model + ",policy=\"quest\"}"), 1);
+  EXPECT_EQ(Value(page, "spotd_audit_fallbacks_total" + model), 0);
+  EXPECT_EQ(Value(page, "spotd_request_time_per_output_token_seconds_count" + model), 1);
+  EXPECT_EQ(Value(page, "spotd_tokenization_seconds_count" + model), 2);
+  EXPECT_EQ(Value(page, "spotd_preemptions_total" + model), 0);
+  EXPECT_GT(Value(page, "spotd_engine_beats_total" + model), 0);
+  for (const char* reason : {"QUEUE_FULL", "KV_EXHAUSTED", "TENANT_KV_LIMIT", "UPLOAD_LIMIT",
+                             "DEADLINE_TOO_SHORT", "DRAINING"}) {
+    EXPECT_EQ(Value(page, "spotd_requests_rejected_total" + model + ",reason=\"" + reason), 0);
+  }
+}
+
 TEST_F(MetricsExporterTest, CountsCallsByOutcome) {
   server_.Generate(RequestFor("", "hi", 2));
   server_.Generate(RequestFor("sessions/none", "hi", 2));

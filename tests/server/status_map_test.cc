@@ -37,7 +37,7 @@ TEST(StatusMapTest, EveryDetailArrives) {
 TEST(StatusMapTest, AnErrorWithoutDetailsStillHasAReason) {
   const grpc::Status status = ToGrpcStatus(absl::DataLossError("corrupt"));
   EXPECT_EQ(status.error_code(), grpc::DATA_LOSS);
-  EXPECT_EQ(spotd::testing::InfoOf(status).reason(), "DATA_LOSS");
+  EXPECT_EQ(spotd::testing::InfoOf(status).reason(), "ENGINE_FAULT") << "one of the catalogue";
   EXPECT_FALSE(spotd::testing::RetryOf(status).has_value());
 }
 

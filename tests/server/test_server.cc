@@ -52,11 +52,13 @@ TestServer::TestServer(int32_t context_length, std::vector<std::string> flags,
   engine_ = ValueOrDie(server::LoadEngine(config, ValueOrDie(config.DefaultPolicy(false))));
   workers_ = std::make_unique<server::CallExecutor>(2, 64);
   writers_ = std::make_unique<server::CallExecutor>(1, SIZE_MAX);
+  calls_ = std::make_unique<server::RunningCalls>(config.limits.max_uploads);
   context_ = {.engine = engine_.get(),
               .workers = workers_.get(),
               .writers = writers_.get(),
               .metrics = &rpc_metrics_,
               .identity = identity,
+              .calls = calls_.get(),
               .max_prompt_bytes = config.max_prompt.bytes,
               .block_tokens = config.block_tokens};
   grpc_server_ = ValueOrDie(server::GrpcServer::Start({}, context_));

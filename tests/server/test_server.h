@@ -31,6 +31,7 @@ class TestServer {
   engine::Engine& engine() { return *engine_; }
   server::GrpcServer& grpc() { return *grpc_server_; }
   server::RpcMetrics& rpc_metrics() { return rpc_metrics_; }
+  const server::ServiceContext& context() const { return context_; }
   const std::shared_ptr<grpc::Channel>& channel() { return channel_; }
 
   v1::SessionService::Stub& sessions() { return *sessions_; }
@@ -65,6 +66,7 @@ class TestServer {
   server::RpcMetrics rpc_metrics_;
   std::unique_ptr<server::CallExecutor> workers_;
   std::unique_ptr<server::CallExecutor> writers_;
+  std::unique_ptr<server::RunningCalls> calls_;
   server::ServiceContext context_;
   std::unique_ptr<server::GrpcServer> grpc_server_;
   std::shared_ptr<grpc::Channel> channel_;

@@ -7,6 +7,7 @@
 #include <condition_variable>
 #include <functional>
 #include <future>
+#include <map>
 #include <memory>
 #include <mutex>
 #include <optional>
@@ -49,9 +50,12 @@ class RecordingSink : public TokenSink {
   void OnToken(const TokenEvent& event) override {
     const std::lock_guard lock(mutex_);
     EXPECT_FALSE(outcome_) << "called after OnDone";
-    EXPECT_TRUE(ready_) << "a token for a reader that is behind";
+    // Other candidates get what the step that is running draws.
+    EXPECT_TRUE(ready_ || event.candidate > 0) << "a token for a reader that is behind";
     tokens_.push_back(event.token);
     logprobs_.push_back(event.logprob);
+    by_candidate_[event.candidate].push_back(event.token);
+    events_.push_back(event);
     text_ += event.text;
     if (pause_after_ > 0 && static_cast<int>(tokens_.size()) >= pause_after_) ready_ = false;
     changed_.notify_all();
@@ -73,7 +77,11 @@ class RecordingSink : public TokenSink {
     if (!outcome_) return absl::InternalError("the request never ended");
     if (outcome_->ok()) {
       const Usage& usage = (*outcome_)->usage;
-      EXPECT_EQ(usage.prompt_tokens, usage.computed_tokens + usage.session_tokens);
+      EXPECT_EQ(usage.prompt_tokens,
+                usage.computed_tokens + usage.session_tokens + usage.prefix_tokens);
+      EXPECT_GE(usage.computed_tokens, 1);
+      EXPECT_GE(usage.session_tokens, 0);
+      EXPECT_GE(usage.prefix_tokens, 0);
       EXPECT_EQ(usage.generated_tokens, static_cast<int32_t>(tokens_.size()));
     }
     return *outcome_;
@@ -108,6 +116,12 @@ class RecordingSink : public TokenSink {
   std::string text() {
     return Locked([this] { return text_; });
   }
+  std::map<int32_t, std::vector<int32_t>> by_candidate() {
+    return Locked([this] { return by_candidate_; });
+  }
+  std::vector<TokenEvent> events() {
+    return Locked([this] { return events_; });
+  }
   std::vector<std::pair<int32_t, int32_t>> progress() {
     return Locked([this] { return progress_; });
   }
@@ -126,6 +140,8 @@ class RecordingSink : public TokenSink {
   std::vector<std::pair<int32_t, int32_t>> progress_;
   std::vector<int32_t> tokens_;
   std::vector<float> logprobs_;
+  std::map<int32_t, std::vector<int32_t>> by_candidate_;
+  std::vector<TokenEvent> events_;
   std::string text_;
   std::optional<absl::StatusOr<GenerateResult>> outcome_;
 };
@@ -146,8 +162,10 @@ inline GenerateRequest Ask(std::string session, std::string prompt, int32_t max_
   return request;
 }
 
-inline Call Start(Engine* engine, GenerateRequest request) {
+// Its reader stops after `pause_after` tokens; negative: never.
+inline Call Start(Engine* engine, GenerateRequest request, int pause_after = -1) {
   Call call;
+  if (pause_after >= 0) call.sink->PauseAfter(pause_after);
   request.cancel = call.cancel;
   request.sink = call.sink;
   engine->Generate(std::move(request));
@@ -178,7 +196,14 @@ struct Appending {
     if (future.wait_for(kPatience) != std::future_status::ready) {
       return absl::InternalError("the request never ended");
     }
-    return future.get();
+    absl::StatusOr<AppendResult> result = future.get();
+    if (result.ok()) {
+      const Usage& usage = result->usage;
+      EXPECT_EQ(usage.prompt_tokens,
+                usage.computed_tokens + usage.session_tokens + usage.prefix_tokens);
+      EXPECT_EQ(usage.prompt_tokens, result->session_tokens_after);
+    }
+    return result;
   }
 };
 
@@ -214,6 +239,17 @@ inline bool BecomesIdle(const Engine& engine) {
     std::this_thread::sleep_for(std::chrono::milliseconds(1));
   }
   return engine.Idle();
+}
+
+// Waits until `condition` holds; false when it never does.
+template <typename F>
+bool Eventually(F condition) {
+  const auto deadline = Clock::now() + kPatience;
+  while (!condition()) {
+    if (Clock::now() > deadline) return false;
+    std::this_thread::sleep_for(std::chrono::milliseconds(1));
+  }
+  return true;
 }
 
 inline std::string Reason(const absl::Status& status) {

@@ -59,13 +59,13 @@ TEST(EngineKvTest, ASessionThatSharesAllItsKvIsNotDroppedInVain) {
   ASSERT_TRUE(AppendText(engine.get(), id, Words(65)).ok());  // 4 blocks
   const std::string fork = engine->ForkSession(id, {})->id;
   const std::string other = NewSession(engine.get());
-  ASSERT_TRUE(AppendText(engine.get(), other, Words(65)).ok());
+  ASSERT_TRUE(AppendText(engine.get(), other, Words(65, 2)).ok());
   // 8 of 10 in use; 4 more are needed: the unshared session goes, though it was used last.
-  ASSERT_TRUE(Complete(engine.get(), Ask("", Words(60), 1)).second.ok());
+  ASSERT_TRUE(Complete(engine.get(), Ask("", Words(60, 3), 1)).second.ok());
   EXPECT_EQ(engine->GetSession(other)->cached_tokens, 0);
   EXPECT_EQ(engine->GetSession(id)->cached_tokens, 64);
   // All 10: both go.
-  ASSERT_TRUE(Complete(engine.get(), Ask("", Words(150), 1)).second.ok());
+  ASSERT_TRUE(Complete(engine.get(), Ask("", Words(150, 4), 1)).second.ok());
   EXPECT_EQ(engine->GetSession(id)->cached_tokens, 0);
   EXPECT_EQ(engine->GetSession(fork)->cached_tokens, 0);
 }
@@ -88,12 +88,12 @@ TEST(EngineKvTest, ARequestThatDoesNotFitBesideTheRunningOnesIsRefusedAtOnce) {
   Engine* engine = gated.engine.get();
   gated.hook->Set(nullptr);
   const std::string idle = NewSession(engine);
-  ASSERT_TRUE(AppendText(engine, idle, Words(30)).ok());
+  ASSERT_TRUE(AppendText(engine, idle, Words(30, 3)).ok());
   gated.hook->Set([gate = gated.gate] { return gate->Pass(); });
   Call running = Start(engine, Ask("", Words(80), 5));  // 5 of 8 blocks
   gated.gate->AwaitArrival(1);
   const std::string id = NewSession(engine);
-  Call refused = Start(engine, Ask(id, Words(60), 5));  // 4 blocks
+  Call refused = Start(engine, Ask(id, Words(60, 2), 5));  // 4 blocks
   gated.gate->Open();
   const absl::Status status = refused.sink->Wait().status();
   EXPECT_EQ(status.code(), absl::StatusCode::kResourceExhausted);
@@ -102,26 +102,44 @@ TEST(EngineKvTest, ARequestThatDoesNotFitBesideTheRunningOnesIsRefusedAtOnce) {
   EXPECT_EQ(engine->GetSession(idle)->cached_tokens, 29) << "dropped for nothing";
   ASSERT_TRUE(running.sink->Wait().ok());
   EXPECT_EQ(engine->GetSession(id)->tokens, 0);
-  EXPECT_THAT(Tokens(engine, Ask(id, Words(60), 5)), SizeIs(5));
+  EXPECT_THAT(Tokens(engine, Ask(id, Words(60, 2), 5)), SizeIs(5));
 }
 
-TEST(EngineKvTest, RepliesThatOutgrowMemoryWaitAndTheYoungestGivesUp) {
+TEST(EngineKvTest, RepliesThatOutgrowMemoryTakeTurns) {
   auto engine = MakeTinyEngine(WithBlocks(8));
-  // Each may grow to 6 blocks; together they may not.
+  const std::vector<int32_t> alone = Tokens(engine.get(), Ask("", Words(40), 50));
+  // Each may grow to 6 blocks; together they may not: the younger makes room and comes back.
   const std::string old_id = NewSession(engine.get());
   const std::string young_id = NewSession(engine.get());
   Call old_call = Start(engine.get(), Ask(old_id, Words(40), 50));
   Call young_call = Start(engine.get(), Ask(young_id, Words(40), 50));
   ASSERT_TRUE(old_call.sink->Wait().ok());
   const auto young = young_call.sink->Wait();
-  EXPECT_EQ(young.status().code(), absl::StatusCode::kResourceExhausted);
-  EXPECT_EQ(Reason(young.status()), reason::kKvExhausted);
-  // It keeps what it delivered, and goes on from there.
-  std::vector<int32_t> tokens = young_call.sink->tokens();
-  EXPECT_EQ(engine->GetSession(young_id)->tokens, 40 + static_cast<int32_t>(tokens.size()));
-  const int32_t rest = 50 - static_cast<int32_t>(tokens.size());
-  for (const int32_t token : Tokens(engine.get(), Ask(young_id, "", rest))) tokens.push_back(token);
-  EXPECT_EQ(tokens, old_call.sink->tokens());
+  ASSERT_TRUE(young.ok()) << young.status();
+  EXPECT_EQ(old_call.sink->tokens(), alone);
+  EXPECT_EQ(young_call.sink->tokens(), alone);
+  EXPECT_GE(engine->metrics().preemptions.load(), 1u);
+  EXPECT_GT(engine->metrics().preempted_tokens.load(), 40u);
+  EXPECT_EQ(engine->GetSession(young_id)->tokens, 90);
+}
+
+TEST(EngineKvTest, APreemptedReplyCanBeCancelled) {
+  auto engine = MakeTinyEngine(WithBlocks(8));
+  const std::string id = NewSession(engine.get());
+  Call old_call = Start(engine.get(), Ask("", Words(40, 1), 80), 50);
+  Call young_call = Start(engine.get(), Ask(id, Words(40, 2), 80));
+  ASSERT_TRUE(Eventually([&] { return engine->metrics().preemptions.load() > 0; }));
+  young_call.cancel->Cancel();
+  old_call.cancel->Cancel();
+  EXPECT_FALSE(old_call.sink->Wait().ok());
+  const auto young = young_call.sink->Wait();
+  // What it had delivered stays, whether it was running or waiting to come back.
+  const auto tokens = static_cast<int32_t>(young_call.sink->tokens().size());
+  if (!young.ok()) {
+    EXPECT_EQ(Reason(young.status()), reason::kCancelled);
+  }
+  EXPECT_EQ(engine->GetSession(id)->tokens, tokens == 0 ? 0 : 40 + tokens);
+  EXPECT_TRUE(BecomesIdle(*engine));
 }
 
 // What wedged other engines: every session idle and holding KV, and each wants a turn.

@@ -56,7 +56,7 @@ TEST_F(EngineSessionTest, ListsInIdOrderPageByPage) {
 
 TEST_F(EngineSessionTest, ASessionLimitIsKept) {
   TinyEngineOptions options;
-  options.engine.max_sessions = 2;
+  options.engine.sessions.max_sessions = 2;
   auto engine = MakeTinyEngine(std::move(options));
   const std::string id = NewSession(engine.get());
   NewSession(engine.get());

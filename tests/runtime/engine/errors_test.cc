@@ -31,9 +31,12 @@ TEST(ErrorsTest, AbsentDetailsStayAbsent) {
   EXPECT_FALSE(back.retry_after);
 }
 
-TEST(ErrorsTest, AStatusWithoutDetailsIsNamedAfterItsCode) {
-  EXPECT_EQ(GetErrorDetails(absl::InternalError("x")).reason, "INTERNAL");
-  EXPECT_EQ(GetErrorDetails(absl::InvalidArgumentError("x")).reason, "INVALID_ARGUMENT");
+TEST(ErrorsTest, AStatusWithoutDetailsGetsAReasonOfTheCatalogue) {
+  EXPECT_EQ(GetErrorDetails(absl::InternalError("x")).reason, reason::kEngineFault);
+  EXPECT_EQ(GetErrorDetails(absl::UnknownError("x")).reason, reason::kEngineFault);
+  EXPECT_EQ(GetErrorDetails(absl::InvalidArgumentError("x")).reason, reason::kInvalidField);
+  EXPECT_EQ(GetErrorDetails(absl::CancelledError("x")).reason, reason::kCancelled);
+  EXPECT_EQ(GetErrorDetails(absl::DeadlineExceededError("x")).reason, reason::kDeadlineExceeded);
 }
 
 }  // namespace

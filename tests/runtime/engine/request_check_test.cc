@@ -94,16 +94,105 @@ TEST(CheckTest, BytesOfAllInputsCount) {
   EXPECT_EQ(GetErrorDetails(CheckPromptBytes(inputs, 14)).reason, reason::kPromptTooLong);
 }
 
-TEST(CheckTest, NamesAreShortUtf8) {
-  EXPECT_TRUE(CheckDisplayName(std::string(256, 'x')).ok());
-  EXPECT_FALSE(CheckDisplayName(std::string(257, 'x')).ok());
-  EXPECT_EQ(GetErrorDetails(CheckDisplayName("\xc3")).reason, reason::kInvalidUtf8);
+std::string FieldAndReason(const absl::Status& status) {
+  const ErrorDetails details = GetErrorDetails(status);
+  return details.field + " " + details.reason;
 }
 
-TEST(CheckTest, ReportBlocks) {
-  EXPECT_TRUE(CheckReportBlocks(1024).ok());
-  EXPECT_FALSE(CheckReportBlocks(1025).ok());
-  EXPECT_FALSE(CheckReportBlocks(-1).ok());
+TEST(CheckTest, SessionOptions) {
+  SessionOptions options;
+  options.display_name = std::string(256, 'x');
+  options.request_id = std::string(64, 'r');
+  EXPECT_TRUE(CheckSessionOptions(options).ok());
+  options.display_name += 'x';
+  EXPECT_EQ(FieldAndReason(CheckSessionOptions(options)), "display_name INVALID_FIELD");
+  options.display_name = "\xc3";
+  EXPECT_EQ(FieldAndReason(CheckSessionOptions(options)), "display_name INVALID_UTF8");
+  options.display_name = "";
+  options.request_id += 'r';
+  EXPECT_EQ(FieldAndReason(CheckSessionOptions(options)), "request_id INVALID_FIELD");
+  options.request_id = "two words";
+  EXPECT_EQ(FieldAndReason(CheckSessionOptions(options)), "request_id INVALID_FIELD");
+  options.request_id = "";
+  options.ttl = std::chrono::seconds(1);
+  options.expire_time_ms = 1;
+  EXPECT_EQ(FieldAndReason(CheckSessionOptions(options)), "session.ttl INVALID_FIELD");
+}
+
+TEST(CheckTest, Head) {
+  RequestHead head;
+  head.session_id = "s";
+  head.priority = 100;
+  head.request_id = "r";
+  head.etag = "r1";
+  EXPECT_TRUE(CheckHead(head).ok());
+  head.priority = 101;
+  EXPECT_EQ(FieldAndReason(CheckHead(head)), "priority INVALID_FIELD");
+  head.priority = -101;
+  EXPECT_EQ(FieldAndReason(CheckHead(head)), "priority INVALID_FIELD");
+  head.priority = 0;
+  head.session_id = "";
+  EXPECT_EQ(FieldAndReason(CheckHead(head)), "request_id INVALID_FIELD") << "nobody remembers it";
+  head.request_id = "";
+  EXPECT_EQ(FieldAndReason(CheckHead(head)), "etag INVALID_FIELD");
+}
+
+TEST(CheckTest, Reports) {
+  GenerateRequest request;
+  request.report_blocks = 1024;
+  request.top_logprobs = 20;
+  request.candidates = 16;
+  EXPECT_TRUE(CheckReports(request, 64).ok());
+  EXPECT_EQ(FieldAndReason(CheckReports(request, 8)), "candidates INVALID_FIELD");
+  request.candidates = 0;
+  EXPECT_EQ(FieldAndReason(CheckReports(request, 64)), "candidates INVALID_FIELD");
+  request.candidates = 1;
+  request.report_blocks = 1025;
+  EXPECT_EQ(FieldAndReason(CheckReports(request, 64)), "top_blocks INVALID_FIELD");
+  request.report_blocks = 0;
+  request.top_logprobs = 21;
+  EXPECT_EQ(FieldAndReason(CheckReports(request, 64)), "top_logprobs INVALID_FIELD");
+  request.top_logprobs = 0;
+  request.record_selection = true;
+  EXPECT_EQ(FieldAndReason(CheckReports(request, 64)), "record_trace INVALID_FIELD");
+  request.session_id = "s";
+  request.record_selection = false;
+  request.candidates = 2;
+  request.request_id = "r";
+  EXPECT_EQ(FieldAndReason(CheckReports(request, 64)), "request_id INVALID_FIELD");
+}
+
+TEST(CheckTest, PolicyBounds) {
+  model::Policy policy;
+  policy.kind = model::PolicyKind::kQuest;
+  EXPECT_TRUE(CheckPolicyBounds(policy, {}).ok());
+  PolicyBounds bounds;
+  bounds.allowed = {model::PolicyKind::kQuest};
+  EXPECT_TRUE(CheckPolicyBounds(policy, bounds).ok());
+  policy.kind = model::PolicyKind::kFull;
+  const absl::Status kind = CheckPolicyBounds(policy, bounds);
+  EXPECT_EQ(kind.code(), absl::StatusCode::kPermissionDenied);
+  EXPECT_EQ(FieldAndReason(kind), "policy.kind POLICY_NOT_ALLOWED");
+  bounds = {.allowed = {}, .min_tokens = 600, .max_tokens = 0};
+  EXPECT_EQ(FieldAndReason(CheckPolicyBounds(policy, bounds)),
+            "policy.k_min_tokens POLICY_NOT_ALLOWED");
+  bounds = {.allowed = {}, .min_tokens = 0, .max_tokens = 4096};
+  EXPECT_EQ(FieldAndReason(CheckPolicyBounds(policy, bounds)),
+            "policy.k_max_tokens POLICY_NOT_ALLOWED")
+      << "no cap is more than any cap";
+  policy.k_max_tokens = 4096;
+  EXPECT_TRUE(CheckPolicyBounds(policy, bounds).ok());
+}
+
+TEST(CheckSamplingTest, LogitBias) {
+  Sampling sampling;
+  sampling.logit_bias = {{3, -100.0f}, {4, 100.0f}};
+  EXPECT_TRUE(CheckSampling(sampling, 5).ok());
+  EXPECT_EQ(FieldAndReason(CheckSampling(sampling, 4)), "sampling.logit_bias TOKEN_OUT_OF_RANGE");
+  sampling.logit_bias = {{3, 101.0f}};
+  EXPECT_EQ(FieldAndReason(CheckSampling(sampling, 5)), "sampling.logit_bias INVALID_SAMPLING");
+  sampling.logit_bias.assign(1025, {3, 1.0f});
+  EXPECT_EQ(FieldAndReason(CheckSampling(sampling, 5)), "sampling.logit_bias INVALID_SAMPLING");
 }
 
 }  // namespace
