@@ -1,0 +1,196 @@
+#!/usr/bin/env python3
+"""Writes helm/spotd/values.schema.json. What `config` takes is read from spotd's own help.
+
+    helm/make_schema.py SPOTD [OUTPUT]       SPOTD: the program; OUTPUT: default the chart's file
+"""
+import json
+import pathlib
+import re
+import subprocess
+import sys
+
+# Options of spotd that the chart sets by values of their own, or that make no sense in a file.
+OWNED = {"model", "selector", "listen", "http_listen", "drain_timeout", "tls_cert", "tls_key", "tls_client_ca",
+         "auth_tokens", "config", "help", "version"}
+
+NAME = r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$"
+NAME_OR_EMPTY = r"^([a-z0-9]([-a-z0-9.]*[a-z0-9])?)?$"
+KEY_OR_EMPTY = r"^[-._a-zA-Z0-9]*$"
+QUANTITY = r"^[0-9]+(\.[0-9]+)?(m|k|M|G|T|Ki|Mi|Gi|Ti)?$"
+SECONDS = r"^[0-9]+(ms|s|m|h)$"
+RELATIVE = r"^[A-Za-z0-9_][-A-Za-z0-9_]*([./]+[-A-Za-z0-9_]+)*$"
+
+
+def closed(properties: dict, required=()) -> dict:
+    """An object without any other key."""
+    result = {"type": "object", "additionalProperties": False, "properties": properties}
+    return result | ({"required": list(required)} if required else {})
+
+
+def text(pattern: str = "", **more) -> dict:
+    return {"type": "string"} | ({"pattern": pattern} if pattern else {}) | more
+
+
+def one_of(*values) -> dict:
+    return {"enum": list(values)}
+
+
+def whole(minimum: int = 0, maximum: int = None) -> dict:
+    return {"type": "integer", "minimum": minimum} | ({} if maximum is None else {"maximum": maximum})
+
+
+BOOLEAN = {"type": "boolean"}
+FREE = {"type": "object"}  # a part of a Kubernetes object, or labels: Kubernetes checks it
+FREE_LIST = {"type": "array", "items": FREE}
+WORDS = {"type": "object", "additionalProperties": {"type": "string"}}
+PORT = whole(1, 65535)
+PULL_POLICY = one_of("Always", "IfNotPresent", "Never")
+SECRET_KEY = closed({"name": text(NAME_OR_EMPTY), "key": text(KEY_OR_EMPTY)})
+QUANTITIES = {"type": "object", "additionalProperties": {"anyOf": [text(QUANTITY), {"type": "number"}]}}
+RESOURCES = closed({"requests": QUANTITIES, "limits": QUANTITIES, "claims": FREE_LIST})
+PROBE = closed({"periodSeconds": whole(1), "timeoutSeconds": whole(1), "failureThreshold": whole(1),
+                "initialDelaySeconds": whole()})
+
+
+def option_schema(placeholder: str) -> dict:
+    """What an option's placeholder in the help text allows."""
+    known = {
+        "": BOOLEAN, "TEXT": text(), "NAME": text(), "FORMAT": text(), "FILE": text(), "PATH": text(),
+        "N": whole(), "X": {"type": "number", "minimum": 0},
+        "SIZE": {"anyOf": [whole(), text(r"^[0-9]+([KMGT]i?)?B?$")]}, "TIME": text(SECONDS),
+    }
+    if placeholder in known:
+        return known[placeholder]
+    choices = [word for word in re.split(r"\||, | or ", placeholder) if word]
+    if len(choices) < 2:
+        raise SystemExit(f"make_schema: the placeholder {placeholder!r} is not known")
+    as_yaml = {"true": True, "false": False}
+    return one_of(*(int(choice) if choice.isdigit() else as_yaml.get(choice, choice) for choice in choices))
+
+
+def spotd_options(program: str) -> dict:
+    """{option: placeholder} of spotd's help."""
+    text_ = subprocess.run([program, "--help"], check=True, capture_output=True, text=True).stdout
+    options = {}
+    for line in text_.splitlines():
+        found = re.match(r"  --(\w+)(.*)", line)
+        if found:
+            rest = found.group(2)
+            # The help starts at a fixed column; a long placeholder pushes it on by one space.
+            placeholder = re.match(r"(?: (16, 32 or 64|[A-Z]+\b|\S+\|\S+))?", rest).group(1) or ""
+            options[found.group(1)] = placeholder
+    return options
+
+
+def values_schema(program: str) -> dict:
+    options = spotd_options(program)
+    config = {name: option_schema(placeholder) for name, placeholder in sorted(options.items()) if name not in OWNED}
+    return {"$schema": "http://json-schema.org/draft-07/schema#", "title": "Values of the spotd chart"} | closed({
+        # What helm itself puts into a subchart's values.
+        "global": FREE,
+        "nameOverride": text(NAME_OR_EMPTY), "fullnameOverride": text(NAME_OR_EMPTY),
+        "commonLabels": WORDS, "commonAnnotations": WORDS,
+        "replicas": whole(),
+        "image": closed({"repository": text(minLength=1), "tag": text(r"^[-.\w]*$"),
+                         "digest": text(r"^(sha256:[0-9a-f]{64})?$"), "pullPolicy": PULL_POLICY,
+                         "pullSecrets": {"type": "array", "items": text(NAME)}}),
+        "model": model_schema(),
+        "config": closed(config),
+        "gpu": closed({"enabled": BOOLEAN, "resourceName": text(r"^[-.a-z0-9]+/[-.\w]+$"),
+                       "runtimeClassName": text(NAME_OR_EMPTY), "tolerations": FREE_LIST}),
+        "resources": RESOURCES,
+        "drainSeconds": whole(1, 3600),
+        "probes": closed({"startup": PROBE, "readiness": PROBE, "liveness": PROBE}),
+        **({} if "tls_cert" not in options else {"tls": tls_schema()}),
+        **({} if "auth_tokens" not in options else {
+            "auth": closed({"tokensSecret": SECRET_KEY, "testTokenSecret": SECRET_KEY})}),
+        "service": closed({"type": one_of("ClusterIP", "NodePort", "LoadBalancer"), "port": PORT, "annotations": WORDS,
+                           "sessionAffinity": one_of("ClientIP", "None"),
+                           "sessionAffinitySeconds": whole(1, 86400)}),
+        "metricsPort": PORT,
+        "serviceAccount": closed({"create": BOOLEAN, "name": text(NAME_OR_EMPTY), "annotations": WORDS}),
+        "podDisruptionBudget": closed({"enabled": BOOLEAN, "maxUnavailable": {
+            "anyOf": [whole(1), text(r"^[0-9]+%$")]}}),
+        "autoscaling": autoscaling_schema(),
+        "monitoring": monitoring_schema(),
+        "networkPolicy": closed({"enabled": BOOLEAN, "grpcFrom": FREE_LIST, "metricsFrom": FREE_LIST,
+                                 "extraEgress": FREE_LIST}),
+        "routing": routing_schema(),
+        "distill": closed({
+            "enabled": BOOLEAN, "corpusClaim": text(NAME_OR_EMPTY), "outputClaim": text(NAME_OR_EMPTY),
+            "outputPath": text(RELATIVE), "backoffLimit": whole(), "resources": RESOURCES,
+            "flags": {"type": "object", "propertyNames": {"pattern": "^[a-z_]+$"},
+                      "additionalProperties": {"anyOf": [{"type": "number"}, BOOLEAN, text(r"^[-./\w]+$")]}}}),
+        "podAnnotations": WORDS, "podLabels": WORDS,
+        "priorityClassName": text(NAME_OR_EMPTY),
+        "nodeSelector": WORDS, "affinity": FREE, "tolerations": FREE_LIST, "topologySpreadConstraints": FREE_LIST,
+        "podSecurityContext": FREE, "securityContext": FREE,
+        "extraEnv": FREE_LIST, "extraEnvFrom": FREE_LIST, "extraVolumes": FREE_LIST, "extraVolumeMounts": FREE_LIST,
+        "extraContainers": FREE_LIST, "extraObjects": FREE_LIST,
+    })
+
+
+def model_schema() -> dict:
+    file = closed({"url": text(r"^https?://[^\s'\"\\]+$"), "path": text(RELATIVE), "sha256": text("^[0-9a-f]{64}$")},
+                  ["url", "path", "sha256"])
+    return closed({
+        "source": one_of("pvc", "download", "image"),
+        "path": {"anyOf": [text(RELATIVE), text("^$")]},
+        "selectorPath": {"anyOf": [text(RELATIVE), text(r"^/[-./\w]+$"), text("^$")]},
+        "pvc": closed({"claimName": text(NAME_OR_EMPTY)}),
+        "download": closed({
+            "files": {"type": "array", "items": file}, "tokenSecret": SECRET_KEY,
+            "storage": closed({"size": text(QUANTITY), "storageClassName": text(NAME_OR_EMPTY)}),
+            "resources": RESOURCES}),
+        "image": closed({"reference": text(), "pullPolicy": PULL_POLICY})})
+
+
+def tls_schema() -> dict:
+    return closed({
+        "enabled": BOOLEAN, "secretName": text(NAME_OR_EMPTY), "clientCaKey": text(KEY_OR_EMPTY),
+        "certManager": closed({
+            "enabled": BOOLEAN,
+            "issuerRef": closed({"kind": one_of("Issuer", "ClusterIssuer"), "name": text(NAME_OR_EMPTY),
+                                 "group": text(NAME)}),
+            "dnsNames": {"type": "array", "items": text()}, "duration": text(SECONDS), "renewBefore": text(SECONDS)})})
+
+
+def autoscaling_schema() -> dict:
+    return closed({
+        "mode": one_of("none", "hpa", "keda"), "minReplicas": whole(1), "maxReplicas": whole(1),
+        "waitingRequests": whole(1), "kvUsage": {"type": "number", "exclusiveMinimum": 0, "maximum": 1},
+        "scaleDownStabilizationSeconds": whole(0, 3600), "scaleDownPeriodSeconds": whole(1, 1800),
+        "keda": closed({"prometheusAddress": text("^https?://"), "pollingInterval": whole(1),
+                        "authenticationRef": text(NAME_OR_EMPTY)})})
+
+
+def monitoring_schema() -> dict:
+    return closed({
+        "monitor": one_of("None", "ServiceMonitor", "PodMonitor"), "interval": text(SECONDS),
+        "scrapeTimeout": text(SECONDS), "labels": WORDS, "relabelings": FREE_LIST, "metricRelabelings": FREE_LIST,
+        "annotations": BOOLEAN,
+        "rules": closed({"enabled": BOOLEAN, "runbookUrl": text(minLength=1)}),
+        "dashboards": closed({"enabled": BOOLEAN, "labels": WORDS, "annotations": WORDS})})
+
+
+def routing_schema() -> dict:
+    return closed({
+        "header": text(r"^[a-z0-9][-a-z0-9]*$"),
+        "gateway": closed({"enabled": BOOLEAN, "parentRefs": FREE_LIST, "annotations": WORDS,
+                           "hostnames": {"type": "array", "items": text()}, "envoyGatewayPolicy": BOOLEAN}),
+        "envoy": closed({"enabled": BOOLEAN, "replicas": whole(1), "image": text(minLength=1),
+                         "pullPolicy": PULL_POLICY, "port": PORT, "resources": RESOURCES,
+                         "service": closed({"type": one_of("ClusterIP", "NodePort", "LoadBalancer"),
+                                            "annotations": WORDS})})})
+
+
+def main():
+    if len(sys.argv) not in (2, 3):
+        raise SystemExit(__doc__)
+    default = pathlib.Path(__file__).resolve().parent / "spotd/values.schema.json"
+    output = pathlib.Path(sys.argv[2]) if len(sys.argv) == 3 else default
+    output.write_text(json.dumps(values_schema(sys.argv[1]), indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,61 @@
+{{/* Envoy in front of the pods: calls with the same value of the session header go to the same pod. */}}
+{{- define "spotd.envoyConfig" -}}
+admin:
+  address: {socket_address: {address: 0.0.0.0, port_value: 9901}}
+static_resources:
+  listeners:
+    - name: grpc
+      address: {socket_address: {address: 0.0.0.0, port_value: 50051}}
+      filter_chains:
+        - filters:
+            - name: envoy.filters.network.http_connection_manager
+              typed_config:
+                "@type": type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager
+                stat_prefix: grpc
+                codec_type: HTTP2
+                # Streams last as long as their answers.
+                stream_idle_timeout: 0s
+                drain_timeout: {{ .Values.drainSeconds }}s
+                http_filters:
+                  - name: envoy.filters.http.router
+                    typed_config:
+                      "@type": type.googleapis.com/envoy.extensions.filters.http.router.v3.Router
+                route_config:
+                  virtual_hosts:
+                    - name: spotd
+                      domains: ["*"]
+                      routes:
+                        - match: {prefix: /}
+                          route:
+                            cluster: spotd
+                            timeout: 0s
+                            hash_policy:
+                              - header: {header_name: {{ .Values.routing.header }}}
+  clusters:
+    - name: spotd
+      type: STRICT_DNS
+      dns_lookup_family: V4_PREFERRED
+      connect_timeout: 5s
+      lb_policy: RING_HASH
+      # A pod that is not ready loses its part of the ring, but never pulls the others into a panic.
+      common_lb_config: {healthy_panic_threshold: {value: 0}}
+      health_checks:
+        - timeout: 5s
+          interval: 5s
+          unhealthy_threshold: 2
+          healthy_threshold: 1
+          grpc_health_check: {service_name: spotd.v1.InferenceService}
+      typed_extension_protocol_options:
+        envoy.extensions.upstreams.http.v3.HttpProtocolOptions:
+          "@type": type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions
+          explicit_http_config: {http2_protocol_options: {}}
+      load_assignment:
+        cluster_name: spotd
+        endpoints:
+          - lb_endpoints:
+              - endpoint:
+                  address:
+                    socket_address:
+                      address: {{ include "spotd.fullname" . }}-pods.{{ .Release.Namespace }}.svc
+                      port_value: 50051
+{{- end -}}

@@ -1,0 +1,231 @@
+#!/usr/bin/env python3
+"""The chart: lint, the matrix of values, schemas of Kubernetes and of custom resources, what the values schema refuses,
+golden manifests, and that nothing is asked of a program that it does not know. Run through tests/deploy/with_tools."""
+import os
+import pathlib
+import re
+import subprocess
+import tempfile
+import unittest
+
+import jsonschema
+import yaml
+
+import chart
+
+BIN = pathlib.Path(os.environ["SPOTD_BIN"])
+MINIMAL = chart.VALUES / "minimal.yaml"
+SHA = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
+
+# Mistakes and what the refusal must name. Each is laid over minimal.yaml.
+REFUSED = {
+    "an unknown key": ("replicaCount: 2", "replicaCount"),
+    "an unknown key below": ("probes: {startup: {period: 2}}", "period"),
+    "an unknown option of spotd": ("config: {max_contexts: 4096}", "max_contexts"),
+    "an option that the chart owns": ("config: {listen: '0.0.0.0:1'}", "listen"),
+    "a wrong type": ("replicas: two", "replicas"),
+    "a negative count": ("replicas: -1", "replicas"),
+    "a size without sense": ("config: {kv_memory: lots}", "kv_memory"),
+    "a duration without unit": ("config: {stall_timeout: '90'}", "stall_timeout"),
+    "a checksum that is none": (f"model: {{download: {{files: [{{url: 'https://x/y', path: y, sha256: '{SHA[1:]}'}}]}}}}",
+                                "sha256"),
+    "a file without checksum": ("model: {download: {files: [{url: 'https://x/y', path: y}]}}", "sha256"),
+    "a path that climbs": (f"model: {{download: {{files: [{{url: 'https://x/y', path: ../y, sha256: '{SHA}'}}]}}}}", "path"),
+    "a quote in a URL": (f"model: {{download: {{files: [{{url: \"https://x/'y\", path: y, sha256: '{SHA}'}}]}}}}", "url"),
+    "an unknown source": ("model: {source: s3}", "source"),
+    "an unknown scaler": ("autoscaling: {mode: vpa}", "mode"),
+    "KV use beyond 1": ("autoscaling: {kvUsage: 80}", "kvUsage"),
+    "scaling to zero": ("autoscaling: {minReplicas: 0}", "minReplicas"),
+    "a digest that is none": ("image: {digest: 'sha256:12'}", "digest"),
+    "a flag with dashes": ("distill: {flags: {--length: 2}}", "length"),
+    "a claim that is not named": ("model: {source: pvc}", "model.pvc.claimName"),
+    "no model": ("model: {path: ''}", "model.path"),
+    "nothing to download": ("model: {download: {files: []}}", "model.download.files"),
+    "a route to nowhere": ("routing: {gateway: {enabled: true}}", "routing.gateway.parentRefs"),
+    "a distillation without texts": ("distill: {enabled: true, outputClaim: o}", "distill.corpusClaim"),
+}
+
+
+class ChartTest(unittest.TestCase):
+    maxDiff = 4000
+
+    def test_lint(self):
+        for case in chart.cases():
+            result = chart.helm("lint", "--strict", chart.CHART, "--values", case)
+            self.assertEqual(result.returncode, 0, f"{case.name}:\n{result.stdout}{result.stderr}")
+
+    def test_every_manifest_fits_its_schema(self):
+        for case in chart.cases():
+            documents = chart.manifests(chart.rendered(case))
+            for version in chart.KUBERNETES_VERSIONS:
+                first = chart.FIRST_VERSION.get(case.stem, version)
+                if tuple(map(int, version.split("."))) < tuple(map(int, first.split("."))):
+                    continue
+                for document in documents:
+                    with self.subTest(case=case.name, version=version, kind=document["kind"]):
+                        chart.validate(document, version)
+
+    def test_the_schemas_can_refuse(self):
+        documents = {d["kind"]: d for case in chart.cases() for d in chart.manifests(chart.rendered(case))}
+        for kind in ("StatefulSet", "ServiceMonitor", "PodMonitor", "PrometheusRule", "ScaledObject", "GRPCRoute",
+                     "BackendTrafficPolicy"):
+            broken = yaml.safe_load(yaml.safe_dump(documents[kind]))
+            broken["spec"]["nonsense"] = 1
+            with self.subTest(kind=kind), self.assertRaises(jsonschema.ValidationError):
+                chart.validate(broken, "1.33")
+
+    def test_mistyped_values_are_refused(self):
+        for what, (values, named) in REFUSED.items():
+            with self.subTest(what), tempfile.NamedTemporaryFile("w", suffix=".yaml") as file:
+                file.write(values)
+                file.flush()
+                result = chart.template("--values", MINIMAL, "--values", file.name)
+                self.assertNotEqual(result.returncode, 0, f"accepted: {values}")
+                self.assertIn(named, result.stderr)
+
+    def test_every_default_is_in_the_schema(self):
+        """helm accepts values.yaml only as far as the schema knows it; a value that templates never read has no place."""
+        used = "".join(path.read_text() for path in chart.CHART.rglob("templates/**/*") if path.is_file())
+        for name in yaml.safe_load((chart.CHART / "values.yaml").read_text()):
+            self.assertRegex(used, rf"\.Values\.{name}\b")
+
+    def test_golden_manifests(self):
+        for case in chart.cases():
+            golden = chart.GOLDEN / case.name
+            self.assertTrue(golden.exists(), f"{golden} is missing: run tests/deploy/regenerate")
+            self.assertEqual(chart.rendered(case), golden.read_text(),
+                             f"{golden.name} is out of date: look at the difference, then run tests/deploy/regenerate")
+        self.assertEqual({p.name for p in chart.GOLDEN.glob("*.yaml")}, {c.name for c in chart.cases()})
+
+
+class ContentTest(unittest.TestCase):
+    """What golden files would let through if somebody regenerated them without looking."""
+
+    def pod(self, case: str, kind: str = "StatefulSet", name: str = "demo-spotd") -> dict:
+        return chart.find(chart.manifests(chart.rendered(chart.VALUES / case)), kind, name)["spec"]["template"]["spec"]
+
+    def test_every_pod_is_restricted(self):
+        for case in chart.cases():
+            for document in chart.manifests(chart.rendered(case)):
+                spec = document["spec"] if document["kind"] == "Pod" else document.get("spec", {}).get("template", {}).get("spec")
+                if not spec:
+                    continue
+                self.assertIs(spec["automountServiceAccountToken"], False)
+                self.assertIs(spec["securityContext"]["runAsNonRoot"], True)
+                self.assertEqual(spec["securityContext"]["seccompProfile"], {"type": "RuntimeDefault"})
+                for container in spec.get("initContainers", []) + spec["containers"]:
+                    if container["name"] == "sidecar":  # the user's own
+                        continue
+                    context = container["securityContext"]
+                    self.assertIs(context["readOnlyRootFilesystem"], True)
+                    self.assertIs(context["allowPrivilegeEscalation"], False)
+                    self.assertEqual(context["capabilities"], {"drop": ["ALL"]})
+                    self.assertIn("limits", container["resources"])
+                    self.assertNotRegex(container["image"], r":latest$|^[^:@]+$")
+
+    def test_grace_follows_from_the_drain_time(self):
+        for case, drain in (("minimal.yaml", 30), ("pvc-gpu.yaml", 120)):
+            spec = self.pod(case)
+            pre_stop = int(spec["containers"][0]["lifecycle"]["preStop"]["exec"]["command"][1])
+            self.assertGreater(spec["terminationGracePeriodSeconds"], pre_stop + drain)
+            config = chart.find(chart.manifests(chart.rendered(chart.VALUES / case)), "ConfigMap")
+            self.assertEqual(yaml.safe_load(config["data"]["spotd.yaml"])["drain_timeout"], f"{drain}s")
+
+    def test_probes_ask_over_grpc_and_wait(self):
+        container = self.pod("minimal.yaml")["containers"][0]
+        for probe, service in (("startup", "spotd.v1.InferenceService"), ("readiness", "spotd.v1.InferenceService"),
+                               ("liveness", "")):
+            self.assertEqual(container[f"{probe}Probe"]["grpc"], {"port": 50051, "service": service})
+            self.assertGreaterEqual(container[f"{probe}Probe"]["timeoutSeconds"], 5)
+
+    def test_gpu(self):
+        spec = self.pod("pvc-gpu.yaml")
+        self.assertEqual(spec["containers"][0]["resources"]["limits"]["nvidia.com/gpu"], 1)
+        self.assertEqual(spec["runtimeClassName"], "nvidia")
+        self.assertIn({"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"}, spec["tolerations"])
+        self.assertTrue(spec["containers"][0]["image"].endswith("-cuda"))
+        self.assertNotIn("runtimeClassName", self.pod("minimal.yaml"))
+
+    def test_a_changed_option_rolls_the_pods(self):
+        def checksum(*more):
+            documents = chart.manifests(chart.template("--values", MINIMAL, *more).stdout)
+            return chart.find(documents, "StatefulSet")["spec"]["template"]["metadata"]["annotations"]["checksum/config"]
+        self.assertNotEqual(checksum(), checksum("--set", "config.max_waiting=7"))
+        self.assertEqual(checksum(), checksum("--set", "replicas=3"))
+
+    def test_threads_follow_from_the_cpu_limit(self):
+        def threads(*more):
+            documents = chart.manifests(chart.template("--values", MINIMAL, *more).stdout)
+            return yaml.safe_load(chart.find(documents, "ConfigMap")["data"]["spotd.yaml"]).get("threads")
+        self.assertEqual(threads("--set-string", "resources.limits.cpu=6"), 6)
+        self.assertEqual(threads("--set", "resources.limits.cpu=6,config.threads=3"), 3)
+        self.assertIsNone(threads("--set", "resources.limits.cpu=1500m"))
+
+    def test_the_rules_of_the_chart_are_those_of_deploy_prometheus(self):
+        documents = chart.manifests(chart.rendered(chart.VALUES / "pvc-gpu.yaml"))
+        rules = yaml.safe_load((chart.SOURCE / "deploy/prometheus/spotd.rules.yaml").read_text())
+        self.assertEqual([g["name"] for g in chart.find(documents, "PrometheusRule")["spec"]["groups"]],
+                         [g["name"] for g in rules["groups"]])
+        boards = [d for d in documents if d["metadata"]["labels"].get("grafana_dashboard") == "1"]
+        self.assertEqual(len(boards), len(list((chart.SOURCE / "deploy/grafana/dashboards").glob("*.json"))))
+
+    def test_copies_in_the_chart_are_those_of_deploy(self):
+        self.assertEqual((chart.CHART / "files/spotd.rules.yaml").read_text(),
+                         (chart.SOURCE / "deploy/prometheus/spotd.rules.yaml").read_text())
+        for board in (chart.SOURCE / "deploy/grafana/dashboards").glob("*.json"):
+            self.assertEqual((chart.CHART / "files/dashboards" / board.name).read_text(), board.read_text())
+
+
+class ProgramTest(unittest.TestCase):
+    """The chart against the programs that it starts."""
+
+    def test_the_values_schema_is_that_of_this_spotd(self):
+        with tempfile.NamedTemporaryFile("r", suffix=".json") as file:
+            subprocess.run([chart.SOURCE / "helm/make_schema.py", BIN / "spotd", file.name], check=True)
+            self.assertEqual(file.read(), (chart.CHART / "values.schema.json").read_text(),
+                             "spotd's options have changed: run tests/deploy/regenerate, and see that `config` still fits")
+
+    def test_spotd_takes_every_rendered_configuration(self):
+        """Parsed by the real program, which then only misses the model file."""
+        for case in chart.cases():
+            documents = chart.manifests(chart.rendered(case))
+            container = chart.find(documents, "StatefulSet")["spec"]["template"]["spec"]["containers"][0]
+            with tempfile.TemporaryDirectory() as directory:
+                path = pathlib.Path(directory) / "spotd.yaml"
+                config = yaml.safe_load(chart.find(documents, "ConfigMap")["data"]["spotd.yaml"])
+                config.setdefault("backend", "cpu")
+                path.write_text(yaml.safe_dump(config))
+                flags = [flag.replace("/etc/spotd", directory) for flag in container["args"]]
+                result = subprocess.run([BIN / "spotd", *flags], capture_output=True, text=True, check=False, timeout=60)
+            with self.subTest(case=case.name):
+                self.assertNotEqual(result.returncode, 0)
+                self.assertNotIn("--help", result.stderr)
+                self.assertIn(config["model"], result.stderr)
+
+    def test_spotctl_knows_what_the_chart_asks_of_it(self):
+        texts = [(chart.CHART / "templates/tests/generate.yaml").read_text(),
+                 (chart.CHART / "templates/NOTES.txt").read_text()]
+        found = 0
+        for line in "\n".join(texts).splitlines():
+            call = re.search(r"spotctl (?:--address \S+ )?(health|complete|generate|chat)\b(.*)", line)
+            if call is None:
+                continue
+            usage = subprocess.run([BIN / "spotctl", call.group(1), "--help"], capture_output=True, text=True, check=True)
+            for flag in re.findall(r"--[a-z-]+", line.split("spotctl", 1)[1]):
+                found += 1
+                self.assertIn(flag, usage.stdout, line)
+        self.assertGreaterEqual(found, 5)
+
+    def test_spot_distill_knows_the_flags_of_the_job(self):
+        documents = chart.manifests(chart.rendered(chart.VALUES / "envoy-distill.yaml"))
+        script = [d for d in documents if d["kind"] == "Job"][0]["spec"]["template"]["spec"]["containers"][0]["args"][0]
+        flags = set(re.findall(r"--([a-z_]+)", script))
+        source = (chart.SOURCE / "tools/spot_distill/main.cc").read_text()
+        self.assertLessEqual(flags, set(re.findall(r"ABSL_FLAG\([^,]+, (\w+),", source)))
+        self.assertLessEqual({"model", "corpus", "out", "resume", "length"}, flags)
+        self.assertIn("--tokens=20000000 ", script)
+        self.assertIn("--lr=0.005 ", script)
+
+
+if __name__ == "__main__":
+    unittest.main(verbosity=2)
