@@ -31,6 +31,15 @@ static_resources:
                             timeout: 0s
                             hash_policy:
                               - header: {header_name: {{ .Values.routing.header }}}
+                            # A pod that has just gone: what never reached it may go to the next one.
+                            retry_policy:
+                              retry_on: connect-failure,refused-stream
+                              num_retries: 3
+                              retry_host_predicate:
+                                - name: envoy.retry_host_predicates.previous_hosts
+                                  typed_config:
+                                    "@type": type.googleapis.com/envoy.extensions.retry.host.previous_hosts.v3.PreviousHostsPredicate
+                              host_selection_retry_max_attempts: 64
   clusters:
     - name: spotd
       type: STRICT_DNS
