@@ -1,17 +1,19 @@
 #!/usr/bin/env python3
-"""Writes helm/spotd/values.schema.json. What `config` takes is read from spotd's own help.
+"""Writes helm/spotd/values.schema.json. What `config` takes is read from docs/configuration.md, which spotd writes.
 
-    helm/make_schema.py SPOTD [OUTPUT]       SPOTD: the program; OUTPUT: default the chart's file
+    helm/make_schema.py [OUTPUT]
 """
 import json
 import pathlib
 import re
-import subprocess
 import sys
+
+HERE = pathlib.Path(__file__).resolve().parent
+REFERENCE = HERE.parent / "docs/configuration.md"
 
 # Options of spotd that the chart sets by values of their own, or that make no sense in a file.
 OWNED = {"model", "selector", "listen", "http_listen", "drain_timeout", "tls_cert", "tls_key", "tls_client_ca",
-         "auth_tokens", "config", "help", "version"}
+         "auth_tokens", "config", "check_config", "print_config_reference", "help", "version"}
 
 NAME = r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$"
 NAME_OR_EMPTY = r"^([a-z0-9]([-a-z0-9.]*[a-z0-9])?)?$"
@@ -52,39 +54,38 @@ PROBE = closed({"periodSeconds": whole(1), "timeoutSeconds": whole(1), "failureT
                 "initialDelaySeconds": whole()})
 
 
-def option_schema(placeholder: str) -> dict:
-    """What an option's placeholder in the help text allows."""
-    known = {
-        "": BOOLEAN, "TEXT": text(), "NAME": text(), "FORMAT": text(), "FILE": text(), "PATH": text(),
-        "N": whole(), "X": {"type": "number", "minimum": 0},
-        "SIZE": {"anyOf": [whole(), text(r"^[0-9]+([KMGT]i?)?B?$")]}, "TIME": text(SECONDS),
-    }
-    if placeholder in known:
-        return known[placeholder]
-    choices = [word for word in re.split(r"\||, | or ", placeholder) if word]
+def option_schema(takes: str) -> dict:
+    """What docs/configuration.md says that an option takes."""
+    kind, _, bounds = takes.partition(", ")
+    low, _, high = bounds.removeprefix("at least ").partition(" to ")
+    if kind == "switch":
+        return BOOLEAN
+    if kind in ("path", "text"):
+        return text()
+    if kind == "integer":
+        return whole(int(low), int(high) if high else None)
+    if kind == "number":
+        return {"type": "number", "minimum": float(low)} | ({"maximum": float(high)} if high else {})
+    if kind == "size":
+        return {"anyOf": [whole(), text(r"^[0-9]+([KMGT]i?)?B?$")]}
+    if kind == "duration":
+        return text(SECONDS)
+    choices = takes.split(", ")
     if len(choices) < 2:
-        raise SystemExit(f"make_schema: the placeholder {placeholder!r} is not known")
+        raise SystemExit(f"make_schema: no schema for {takes!r}")
     as_yaml = {"true": True, "false": False}
     return one_of(*(int(choice) if choice.isdigit() else as_yaml.get(choice, choice) for choice in choices))
 
 
-def spotd_options(program: str) -> dict:
-    """{option: placeholder} of spotd's help."""
-    text_ = subprocess.run([program, "--help"], check=True, capture_output=True, text=True).stdout
-    options = {}
-    for line in text_.splitlines():
-        found = re.match(r"  --(\w+)(.*)", line)
-        if found:
-            rest = found.group(2)
-            # The help starts at a fixed column; a long placeholder pushes it on by one space.
-            placeholder = re.match(r"(?: (16, 32 or 64|[A-Z]+\b|\S+\|\S+))?", rest).group(1) or ""
-            options[found.group(1)] = placeholder
-    return options
+def spotd_options() -> dict:
+    """{option: (what it takes, meaning)}, from the page that spotd writes of itself."""
+    rows = re.findall(r"(?m)^\| `(\w+)` \| ([^|]+) \| [^|]* \| (.*) \|$", REFERENCE.read_text())
+    return {name: (takes.strip(), meaning) for name, takes, meaning in rows}
 
 
-def values_schema(program: str) -> dict:
-    options = spotd_options(program)
-    config = {name: option_schema(placeholder) for name, placeholder in sorted(options.items()) if name not in OWNED}
+def values_schema() -> dict:
+    config = {name: option_schema(takes) | {"description": meaning}
+              for name, (takes, meaning) in sorted(spotd_options().items()) if name not in OWNED}
     return {"$schema": "http://json-schema.org/draft-07/schema#", "title": "Values of the spotd chart"} | closed({
         # What helm itself puts into a subchart's values.
         "global": FREE,
@@ -101,9 +102,8 @@ def values_schema(program: str) -> dict:
         "resources": RESOURCES,
         "drainSeconds": whole(1, 3600),
         "probes": closed({"startup": PROBE, "readiness": PROBE, "liveness": PROBE}),
-        **({} if "tls_cert" not in options else {"tls": tls_schema()}),
-        **({} if "auth_tokens" not in options else {
-            "auth": closed({"tokensSecret": SECRET_KEY, "testTokenSecret": SECRET_KEY})}),
+        "tls": tls_schema(),
+        "auth": closed({"tokensSecret": SECRET_KEY, "testTokenSecret": SECRET_KEY}),
         "service": closed({"type": one_of("ClusterIP", "NodePort", "LoadBalancer"), "port": PORT, "annotations": WORDS,
                            "sessionAffinity": one_of("ClientIP", "None"),
                            "sessionAffinitySeconds": whole(1, 86400)}),
@@ -147,7 +147,8 @@ def model_schema() -> dict:
 
 def tls_schema() -> dict:
     return closed({
-        "enabled": BOOLEAN, "secretName": text(NAME_OR_EMPTY), "clientCaKey": text(KEY_OR_EMPTY),
+        "enabled": BOOLEAN, "secretName": text(NAME_OR_EMPTY), "caKey": text(KEY_OR_EMPTY),
+        "clientCaKey": text(KEY_OR_EMPTY), "clientSecretName": text(NAME_OR_EMPTY),
         "certManager": closed({
             "enabled": BOOLEAN,
             "issuerRef": closed({"kind": one_of("Issuer", "ClusterIssuer"), "name": text(NAME_OR_EMPTY),
@@ -185,11 +186,10 @@ def routing_schema() -> dict:
 
 
 def main():
-    if len(sys.argv) not in (2, 3):
+    if len(sys.argv) > 2:
         raise SystemExit(__doc__)
-    default = pathlib.Path(__file__).resolve().parent / "spotd/values.schema.json"
-    output = pathlib.Path(sys.argv[2]) if len(sys.argv) == 3 else default
-    output.write_text(json.dumps(values_schema(sys.argv[1]), indent=2) + "\n")
+    output = pathlib.Path(sys.argv[1]) if len(sys.argv) == 2 else HERE / "spotd/values.schema.json"
+    output.write_text(json.dumps(values_schema(), indent=2) + "\n")
 
 
 if __name__ == "__main__":

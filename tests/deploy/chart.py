@@ -15,7 +15,7 @@ VALUES = SOURCE / "tests/deploy/values"
 GOLDEN = SOURCE / "tests/deploy/golden"
 KUBERNETES_VERSIONS = ("1.27", "1.30", "1.33", "1.35", "1.37")
 # The first version whose schema knows what a values file uses.
-FIRST_VERSION = {"image-volume": "1.31"}
+FIRST_VERSION = {"image-volume": "1.31", "envoy-distill": "1.30", "tls": "1.30"}
 
 
 def cases() -> list:
@@ -23,7 +23,7 @@ def cases() -> list:
 
 
 def helm(*arguments: str) -> subprocess.CompletedProcess:
-    return subprocess.run([os.environ["SPOTD_HELM"], *map(str, arguments)], capture_output=True, text=True, check=False)
+    return subprocess.run([os.environ["DEPLOY_TEST_HELM"], *map(str, arguments)], capture_output=True, text=True, check=False)
 
 
 def template(*arguments) -> subprocess.CompletedProcess:

@@ -1,10 +1,12 @@
 #!/usr/bin/env python3
 """The chart: lint, the matrix of values, schemas of Kubernetes and of custom resources, what the values schema refuses,
 golden manifests, and that nothing is asked of a program that it does not know. Run through tests/deploy/with_tools."""
+import hashlib
 import os
 import pathlib
 import re
 import subprocess
+import sys
 import tempfile
 import unittest
 
@@ -12,6 +14,10 @@ import jsonschema
 import yaml
 
 import chart
+from certificate import make_certificate
+
+sys.path.insert(0, str(chart.SOURCE / "tests/e2e"))
+from spotd_process import tiny_model  # noqa: E402
 
 BIN = pathlib.Path(os.environ["SPOTD_BIN"])
 MINIMAL = chart.VALUES / "minimal.yaml"
@@ -41,6 +47,11 @@ REFUSED = {
     "a claim that is not named": ("model: {source: pvc}", "model.pvc.claimName"),
     "no model": ("model: {path: ''}", "model.path"),
     "nothing to download": ("model: {download: {files: []}}", "model.download.files"),
+    "tokens in the clear": ("auth: {tokensSecret: {name: t, key: k}}", "tls.enabled"),
+    "TLS without a certificate": ("tls: {enabled: true}", "tls.secretName"),
+    "cert-manager without an issuer": ("tls: {enabled: true, certManager: {enabled: true}}", "issuerRef.name"),
+    "our Envoy before mutual TLS": ("{tls: {enabled: true, secretName: s, clientCaKey: c}, routing: {envoy: {enabled: true}}}",
+                                    "tls.clientCaKey"),
     "a route to nowhere": ("routing: {gateway: {enabled: true}}", "routing.gateway.parentRefs"),
     "a distillation without texts": ("distill: {enabled: true, outputClaim: o}", "distill.corpusClaim"),
 }
@@ -67,7 +78,7 @@ class ChartTest(unittest.TestCase):
 
     def test_the_schemas_can_refuse(self):
         documents = {d["kind"]: d for case in chart.cases() for d in chart.manifests(chart.rendered(case))}
-        for kind in ("StatefulSet", "ServiceMonitor", "PodMonitor", "PrometheusRule", "ScaledObject", "GRPCRoute",
+        for kind in ("StatefulSet", "Certificate", "ServiceMonitor", "PodMonitor", "PrometheusRule", "ScaledObject", "GRPCRoute",
                      "BackendTrafficPolicy"):
             broken = yaml.safe_load(yaml.safe_dump(documents[kind]))
             broken["spec"]["nonsense"] = 1
@@ -138,6 +149,23 @@ class ContentTest(unittest.TestCase):
             self.assertEqual(container[f"{probe}Probe"]["grpc"], {"port": 50051, "service": service})
             self.assertGreaterEqual(container[f"{probe}Probe"]["timeoutSeconds"], 5)
 
+    def test_with_tls_probes_ask_over_http(self):
+        """Kubelets speak no TLS to gRPC."""
+        container = self.pod("tls.yaml")["containers"][0]
+        for probe, path in (("startup", "/readyz"), ("readiness", "/readyz"), ("liveness", "/livez")):
+            self.assertEqual(container[f"{probe}Probe"]["httpGet"], {"path": path, "port": "metrics"})
+            self.assertNotIn("grpc", container[f"{probe}Probe"])
+
+    def test_the_certificate_has_every_name_that_clients_use(self):
+        documents = chart.manifests(chart.rendered(chart.VALUES / "tls.yaml"))
+        certificate = chart.find(documents, "Certificate")["spec"]
+        self.assertEqual(certificate["secretName"], "demo-spotd-tls")
+        test = [d for d in documents if d["kind"] == "Pod"][0]["spec"]["containers"][0]
+        address = next(e["value"] for e in test["env"] if e["name"] == "SPOTD_ADDRESS")
+        self.assertIn(address.split(":")[0], certificate["dnsNames"])
+        self.assertLessEqual({"demo-spotd-pods.llm.svc", "*.demo-spotd-pods.llm.svc", "localhost", "spotd.example.com"},
+                             set(certificate["dnsNames"]))
+
     def test_gpu(self):
         spec = self.pod("pvc-gpu.yaml")
         self.assertEqual(spec["containers"][0]["resources"]["limits"]["nvidia.com/gpu"], 1)
@@ -176,31 +204,45 @@ class ContentTest(unittest.TestCase):
             self.assertEqual((chart.CHART / "files/dashboards" / board.name).read_text(), board.read_text())
 
 
+def make_mounts(directory: str):
+    """What the chart mounts from secrets: a certificate, its key, authorities, tokens."""
+    tls, auth = pathlib.Path(directory) / "spotd-tls", pathlib.Path(directory) / "spotd-auth"
+    tls.mkdir(mode=0o700)
+    auth.mkdir(mode=0o700)
+    make_certificate(tls, ["localhost"])
+    (tls / "clients.crt").write_text((tls / "tls.crt").read_text())
+    (auth / "tokens").write_text(hashlib.sha256(b"secret").hexdigest() + " team-a\n")
+    (auth / "tokens").chmod(0o600)
+
+
 class ProgramTest(unittest.TestCase):
     """The chart against the programs that it starts."""
 
     def test_the_values_schema_is_that_of_this_spotd(self):
+        # docs/configuration.md is compared with the program itself in tests/e2e.
         with tempfile.NamedTemporaryFile("r", suffix=".json") as file:
-            subprocess.run([chart.SOURCE / "helm/make_schema.py", BIN / "spotd", file.name], check=True)
+            subprocess.run([chart.SOURCE / "helm/make_schema.py", file.name], check=True)
             self.assertEqual(file.read(), (chart.CHART / "values.schema.json").read_text(),
                              "spotd's options have changed: run tests/deploy/regenerate, and see that `config` still fits")
 
     def test_spotd_takes_every_rendered_configuration(self):
-        """Parsed by the real program, which then only misses the model file."""
+        """The real program checks it, with a small model and certificates of ours in the places of the mounted ones."""
         for case in chart.cases():
             documents = chart.manifests(chart.rendered(case))
             container = chart.find(documents, "StatefulSet")["spec"]["template"]["spec"]["containers"][0]
-            with tempfile.TemporaryDirectory() as directory:
-                path = pathlib.Path(directory) / "spotd.yaml"
+            with self.subTest(case=case.name), tempfile.TemporaryDirectory() as directory:
+                make_mounts(directory)
                 config = yaml.safe_load(chart.find(documents, "ConfigMap")["data"]["spotd.yaml"])
-                config.setdefault("backend", "cpu")
-                path.write_text(yaml.safe_dump(config))
-                flags = [flag.replace("/etc/spotd", directory) for flag in container["args"]]
-                result = subprocess.run([BIN / "spotd", *flags], capture_output=True, text=True, check=False, timeout=60)
-            with self.subTest(case=case.name):
-                self.assertNotEqual(result.returncode, 0)
-                self.assertNotIn("--help", result.stderr)
-                self.assertIn(config["model"], result.stderr)
+                config |= {"model": tiny_model(directory, 131072), "backend": "cpu"}
+                if config.pop("selector", None):
+                    config["policy"] = "quest"  # the small model has no selector
+                text = yaml.safe_dump(config).replace("/etc/spotd-", f"{directory}/spotd-")
+                (pathlib.Path(directory) / "spotd.yaml").write_text(text)
+                flags = [flag.replace("/etc/spotd/", f"{directory}/") for flag in container["args"]]
+                set_here = {entry["name"]: entry["value"] for entry in container.get("env", [])}
+                result = subprocess.run([BIN / "spotd", *flags, "--check_config"], capture_output=True, text=True, check=False,
+                                        timeout=60, env=dict(os.environ, **set_here))
+                self.assertEqual(result.returncode, 0, result.stdout + result.stderr)
 
     def test_spotctl_knows_what_the_chart_asks_of_it(self):
         texts = [(chart.CHART / "templates/tests/generate.yaml").read_text(),

@@ -90,9 +90,9 @@ def one_client(address: str, number: int):
 class MonitoringTest(unittest.TestCase):
     @classmethod
     def setUpClass(cls):
-        cls.directory = temporary_directory()
-        cls.spotd = Spotd(os.environ["SPOTD_TEST_MODEL"], *FLAGS).__enter__()
-        cls.prometheus = Prometheus(pathlib.Path(cls.directory.name), cls.spotd.http, RULES).__enter__()
+        cls.directory = cls.enterClassContext(temporary_directory())
+        cls.spotd = cls.enterClassContext(Spotd(os.environ["SPOTD_TEST_MODEL"], *FLAGS))
+        cls.prometheus = cls.enterClassContext(Prometheus(pathlib.Path(cls.directory), cls.spotd.http, RULES))
         time.sleep(3)  # a scrape before the load, so that its first calls are an increase
         for _ in range(2):
             with concurrent.futures.ThreadPoolExecutor(6) as pool:
@@ -100,12 +100,6 @@ class MonitoringTest(unittest.TestCase):
         time.sleep(SETTLE_SECONDS)
         cls.page = cls.spotd.get("/metrics")[1]
         cls.exported = {line.split()[2] for line in cls.page.splitlines() if line.startswith("# TYPE ")}
-
-    @classmethod
-    def tearDownClass(cls):
-        cls.prometheus.__exit__()
-        cls.spotd.__exit__()
-        cls.directory.cleanup()
 
     def assert_data(self, what: str, expression: str):
         values = self.prometheus.query(expression)

@@ -162,3 +162,24 @@ tolerations:
 {{- define "spotd.series" -}}
 namespace="{{ .Release.Namespace }}",pod=~"{{ include "spotd.fullname" . }}-[0-9]+"
 {{- end -}}
+
+{{- define "spotd.tlsSecret" -}}
+{{- with .Values.tls -}}
+{{- if or .secretName .certManager.enabled -}}
+{{- .secretName | default (printf "%s-tls" (include "spotd.fullname" $)) -}}
+{{- else -}}
+{{- fail "tls.secretName is required with tls.enabled, unless tls.certManager.enabled" -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+
+{{/* How kubelets ask for one probe: (dict "root" $ "service" NAME "path" PATH) */}}
+{{- define "spotd.probe" -}}
+{{- if .root.Values.tls.enabled -}}
+httpGet: {path: {{ .path }}, port: metrics}
+{{- else -}}
+grpc:
+  port: 50051
+  service: {{ .service | quote }}
+{{- end -}}
+{{- end -}}
