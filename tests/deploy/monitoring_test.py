@@ -27,7 +27,7 @@ BOARDS = sorted((SOURCE / "deploy/grafana/dashboards").glob("*.json"))
 SELECTOR = SOURCE / "models/smollm2-135m-instruct/selector.safetensors"
 # One running request, one waiting: the load is refused now and then. KV for about 1,500 tokens: idle sessions lose theirs.
 FLAGS = ["--selector", str(SELECTOR), "--kv_memory=34MiB", "--threads=1", "--dense_below_tokens=0", "--max_running=2",
-         "--max_waiting=2", "--max_context=2048", "--sink_tokens=16", "--recency_tokens=16", "--k_min_tokens=32"]
+         "--max_waiting=2", "--max_context=2048", "--audit_every_steps=3", "--sink_tokens=16", "--recency_tokens=16", "--k_min_tokens=32"]
 POLICIES = ("distilled", "distilled", "quest", "topk", "window", "full")
 # What a query may mention beside spotd's metrics.
 OTHERS = {"up"}

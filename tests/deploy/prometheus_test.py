@@ -74,6 +74,14 @@ class RulesTest(unittest.TestCase):
         runbooks = set(re.findall(r"(?m)^### (Spotd\w+)$", guide))
         self.assertEqual(runbooks, set(alerts()), "runbooks without an alert")
 
+    def test_the_runbook_of_refusals_knows_every_reason(self):
+        page = (SOURCE / "docs/errors.md").read_text()
+        reasons = re.findall(r"(?m)^\| RESOURCE_EXHAUSTED \| `(\w+)`", page)
+        self.assertGreater(len(reasons), 3)
+        section = (SOURCE / "docs/operations.md").read_text().split("### SpotdRefusing\n")[1].split("\n### ")[0]
+        for reason in reasons:
+            self.assertIn(f"`{reason}`", section)
+
     def test_links_inside_the_guide_lead_somewhere(self):
         guide = (SOURCE / "docs/operations.md").read_text()
         for anchor in re.findall(r"\]\(#([^)]*)\)", guide):
