@@ -1,9 +1,11 @@
 // What training a selector needs beyond the inference operations: the loss and its gradient for one
 // layer, and AdamW.
 //
-// The teacher is the frozen model's own attention, p_t(r, j) = mean over query heads of
-// softmax_j(scale q . k). The student is the selector of args.h: p_s = softmax of sum_h w_h
-// relu(q_s,h . k_s) / sqrt(d_s). The loss of a query is
+// The teacher is the frozen model's own attention: p_t(r, j) = mean over query heads h of p_h(r, j)
+// = softmax_j(scale q_h . k). A head's output suffers by the square of the mass it misses, so
+// within the residual (below) heads count by M_h^power, M_h being their residual mass, with the
+// whole scaled so that the mean's residual mass stays what it is. The student is the selector of
+// args.h: p_s = softmax of sum_h w_h relu(q_s,h . k_s) / sqrt(d_s). The loss of a query is
 //
 //     full_weight * KL(p_t || p_s)  +  residual_weight * KL(p_t^R || p_s^R)
 //
@@ -26,7 +28,8 @@ namespace spotd::kernels {
 class DistillKernels {
  public:
   virtual ~DistillKernels() = default;
-  // Adds the gradients of one layer of one sequence, and its figures to those TakeStats returns.
+  // Adds the gradients of one layer of some sequences, and their figures to those TakeStats
+  // returns.
   virtual void Accumulate(const DistillArgs& args) = 0;
   // The sums since the last call, which start again at zero. A device fault is reported here.
   virtual absl::StatusOr<DistillStats> TakeStats() = 0;

@@ -16,19 +16,25 @@ struct SelectorTensors {
   float* k_norm;  // [dim]
 };
 
+// One layer of `sequences` sequences of the same length.
 struct DistillArgs {
-  int32_t rows;  // tokens of the sequence
+  int32_t sequences = 1;
+  int32_t rows;  // tokens of each sequence
   int32_t hidden;
-  const void* x;               // [rows, hidden] Act: the attention block's normalised input
-  const void* q;               // [rows, q_heads, head_dim] Act: the model's queries after RoPE
-  KvLayer layer;               // holds the sequence's K, after RoPE
-  const int32_t* block_table;  // [ceil(rows / block_tokens)]
+  const void* x;  // [sequences, rows, hidden] Act: the attention block's normalised input
+  const void* q;  // [sequences, rows, q_heads, head_dim] Act: the model's queries after RoPE
+  KvLayer layer;  // holds the sequences' K, after RoPE
+  const int32_t* block_table;  // [sequences, table_stride]
+  int32_t table_stride;        // >= ceil(rows / block_tokens)
   int32_t q_heads;
   float teacher_scale;  // 1 / sqrt(head_dim)
+  // Within the residual, a head counts by its residual mass to this power; 0: the plain mean. The
+  // mean's total residual mass stays.
+  float teacher_power;
 
-  int32_t num_queries;
-  const int32_t* queries;    // [num_queries] row indices, ascending
-  const int32_t* positions;  // [rows] RoPE position of each row
+  int32_t num_queries;       // of each sequence
+  const int32_t* queries;    // [sequences, num_queries] rows of the sequence, ascending
+  const int32_t* positions;  // [sequences, rows] RoPE position of each row
   Rope rope;                 // the selector's own
   int32_t heads;
   int32_t dim;
@@ -42,10 +48,12 @@ struct DistillArgs {
   // of the visible ones (sinks and recency included), both sides renormalised: the second, sparse
   // stage.
   float sparse_fraction;
+  // The density at which `recalled_mass` and `believed_mass` are measured.
+  float recall_fraction;
   float gradient_scale;  // multiplies every gradient: 1 / (queries of the optimiser step)
 
   SelectorTensors weights;
-  SelectorTensors gradients;  // accumulated into
+  SelectorTensors gradients;  // accumulated into; q null: measure the loss only
 };
 
 // Sums over the queries of one DistillArgs.
@@ -53,8 +61,10 @@ struct DistillStats {
   double loss = 0;
   double kl = 0;           // KL(p_t || p_s) over all tokens
   double residual_kl = 0;  // over the residual; 0 for queries that have none
-  double recalled_mass =
-      0;  // true mass of the blocks a budget of 10% would read, reserved included
+  // True mass of the blocks that recall_fraction of the visible ones would read, reserved included,
+  // and the mass that the student sees in them.
+  double recalled_mass = 0;
+  double believed_mass = 0;
   int64_t queries = 0;
 };
 

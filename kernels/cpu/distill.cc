@@ -25,16 +25,25 @@ void Resize(const DistillArgs& args, DistillScratch& s) {
   s.teacher_k.resize(rows * head_dim);
 }
 
+// Sequence `index` of `args` alone.
+DistillArgs SequenceOf(const DistillArgs& args, int32_t index) {
+  const int64_t rows = int64_t{index} * args.rows;
+  DistillArgs one = args;
+  one.sequences = 1;
+  one.x = static_cast<const float*>(args.x) + rows * args.hidden;
+  one.q = static_cast<const float*>(args.q) + rows * args.q_heads * args.layer.head_dim;
+  one.block_table = args.block_table + int64_t{index} * args.table_stride;
+  one.queries = args.queries + int64_t{index} * args.num_queries;
+  one.positions = args.positions + rows;
+  return one;
+}
+
 class CpuDistillKernels final : public DistillKernels {
  public:
   explicit CpuDistillKernels(int threads) : pool_(threads) {}
 
   void Accumulate(const DistillArgs& args) override {
-    Resize(args, scratch_);
-    ComputeTeacher(args, pool_, scratch_);
-    ComputeStudent(args, pool_, scratch_);
-    ComputeLoss(args, pool_, scratch_, &stats_);
-    Backpropagate(args, pool_, scratch_);
+    for (int32_t i = 0; i < args.sequences; ++i) AccumulateOne(SequenceOf(args, i));
   }
 
   absl::StatusOr<DistillStats> TakeStats() override { return std::exchange(stats_, {}); }
@@ -65,6 +74,14 @@ class CpuDistillKernels final : public DistillKernels {
   }
 
  private:
+  void AccumulateOne(const DistillArgs& args) {
+    Resize(args, scratch_);
+    ComputeTeacher(args, pool_, scratch_);
+    ComputeStudent(args, pool_, scratch_);
+    ComputeLoss(args, pool_, scratch_, &stats_);
+    if (args.gradients.q != nullptr) Backpropagate(args, pool_, scratch_);
+  }
+
   ThreadPool pool_;
   DistillScratch scratch_;
   DistillStats stats_;

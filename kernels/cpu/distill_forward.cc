@@ -42,16 +42,50 @@ void GatherKeys(const DistillArgs& args, int32_t kv_head, DistillScratch& scratc
   }
 }
 
-// Adds weight * softmax(scores[0, count)) to `out`; clobbers the scores.
-void AddSoftmax(float* scores, int64_t count, float weight, float* out) {
+// softmax of scores[0, count), in place.
+void Softmax(float* scores, int64_t count) {
   const float max = *std::max_element(scores, scores + count);
   double sum = 0;
   for (int64_t j = 0; j < count; ++j) {
     scores[j] = FastExp(scores[j] - max);
     sum += scores[j];
   }
-  const auto factor = static_cast<float>(weight / sum);
-  for (int64_t j = 0; j < count; ++j) out[j] += factor * scores[j];
+  const auto factor = static_cast<float>(1 / sum);
+  for (int64_t j = 0; j < count; ++j) scores[j] *= factor;
+}
+
+// Residual masses of one query, summed over heads: as they are, and weighted.
+struct ResidualSums {
+  double mass = 0;
+  double weighted = 0;
+};
+
+// Adds one head's probabilities of query r, weighted within the residual.
+void AddHead(const DistillArgs& args, int64_t r, const float* head, float* out,
+             ResidualSums* sums) {
+  const int64_t visible = int64_t{args.queries[r]} + 1;
+  const int64_t begin = std::min<int64_t>(args.sink_tokens, visible);
+  const int64_t end = std::max(begin, visible - args.recency_tokens);
+  double mass = 0;
+  for (int64_t j = begin; j < end; ++j) mass += head[j];
+  const double weight = mass > 0 ? std::pow(mass, double{args.teacher_power}) : 0;
+  sums->mass += mass;
+  sums->weighted += weight * mass;
+  for (int64_t j = 0; j < visible; ++j) {
+    const bool residual = j >= begin && j < end;
+    out[j] += residual ? static_cast<float>(weight) * head[j] : head[j];
+  }
+}
+
+// From sums over heads to their mean, with the residual's own total.
+void FinishTeacher(const DistillArgs& args, int64_t r, const ResidualSums& sums, float* out) {
+  const int64_t visible = int64_t{args.queries[r]} + 1;
+  const int64_t begin = std::min<int64_t>(args.sink_tokens, visible);
+  const int64_t end = std::max(begin, visible - args.recency_tokens);
+  const float share = 1.0f / static_cast<float>(args.q_heads);
+  const float residual_share =
+      sums.weighted > 0 ? share * static_cast<float>(sums.mass / sums.weighted) : 0.0f;
+  for (int64_t j = 0; j < visible; ++j) out[j] *= j >= begin && j < end ? residual_share : share;
 }
 
 void NormaliseKeys(const DistillArgs& args, ThreadPool& pool, DistillScratch& scratch) {
@@ -118,6 +152,7 @@ void ComputeTeacher(const DistillArgs& args, ThreadPool& pool, DistillScratch& s
   const int64_t dim = args.layer.head_dim;
   const int64_t group = args.q_heads / args.layer.kv_heads;
   std::fill(scratch.teacher.begin(), scratch.teacher.end(), 0.0f);
+  std::vector<ResidualSums> sums(static_cast<size_t>(args.num_queries));
   for (int64_t head = 0; head < args.q_heads; ++head) {
     if (head % group == 0) GatherKeys(args, static_cast<int32_t>(head / group), scratch);
     for (int64_t r = 0; r < args.num_queries; ++r) {
@@ -129,10 +164,15 @@ void ComputeTeacher(const DistillArgs& args, ThreadPool& pool, DistillScratch& s
          scratch.teacher_head.data(), args.rows);
     pool.ParallelFor(args.num_queries, 4, [&](int64_t begin, int64_t end, int) {
       for (int64_t r = begin; r < end; ++r) {
-        AddSoftmax(scratch.teacher_head.data() + r * args.rows, int64_t{args.queries[r]} + 1,
-                   1.0f / static_cast<float>(args.q_heads), scratch.teacher.data() + r * args.rows);
+        float* scores = scratch.teacher_head.data() + r * args.rows;
+        Softmax(scores, int64_t{args.queries[r]} + 1);
+        AddHead(args, r, scores, scratch.teacher.data() + r * args.rows,
+                &sums[static_cast<size_t>(r)]);
       }
     });
+  }
+  for (int64_t r = 0; r < args.num_queries; ++r) {
+    FinishTeacher(args, r, sums[static_cast<size_t>(r)], scratch.teacher.data() + r * args.rows);
   }
 }
 

@@ -8,8 +8,6 @@
 namespace spotd::kernels::cpu {
 namespace {
 
-constexpr double kRecallFraction = 0.10;
-
 // The tokens of one query, cut into reserved (read by every budget) and residual.
 struct Span {
   int64_t visible;
@@ -85,10 +83,13 @@ std::vector<char> ChosenBlocks(const std::vector<double>& student, const Span& s
   return chosen;
 }
 
-double TrueMass(const float* teacher, const std::vector<char>& chosen, const Span& span,
-                int32_t block_tokens) {
+template <typename Probabilities>
+double MassOf(const Probabilities& probabilities, const std::vector<char>& chosen, const Span& span,
+              int32_t block_tokens) {
   double mass = 0;
-  for (int64_t j = 0; j < span.visible; ++j) mass += chosen[j / block_tokens] ? teacher[j] : 0.0f;
+  for (int64_t j = 0; j < span.visible; ++j) {
+    if (chosen[j / block_tokens]) mass += probabilities[j];
+  }
   return mass;
 }
 
@@ -117,11 +118,13 @@ void LossOfQuery(const DistillArgs& args, int64_t r, DistillScratch& scratch, Di
       [&](int64_t j) { return j >= span.sinks && j < span.recency_begin; }, args.residual_weight,
       gradient);
 
-  const std::vector<char> recalled = ChosenBlocks(student, span, block_tokens, kRecallFraction);
+  const std::vector<char> recalled =
+      ChosenBlocks(student, span, block_tokens, args.recall_fraction);
   stats->kl += kl;
   stats->residual_kl += residual;
   stats->loss += args.full_weight * first_term + args.residual_weight * residual;
-  stats->recalled_mass += TrueMass(teacher, recalled, span, block_tokens);
+  stats->recalled_mass += MassOf(teacher, recalled, span, block_tokens);
+  stats->believed_mass += MassOf(student, recalled, span, block_tokens);
   stats->queries += 1;
   for (int64_t j = 0; j < span.visible; ++j)
     scores[j] = static_cast<float>(args.gradient_scale * gradient[j]);
@@ -144,6 +147,7 @@ void ComputeLoss(const DistillArgs& args, ThreadPool& pool, DistillScratch& scra
     stats->kl += query.kl;
     stats->residual_kl += query.residual_kl;
     stats->recalled_mass += query.recalled_mass;
+    stats->believed_mass += query.believed_mass;
     stats->queries += query.queries;
   }
 }

@@ -1,5 +1,7 @@
 #include "kernels/cuda/distill.h"
 
+#include <algorithm>
+
 #include "kernels/cuda/device.cuh"
 #include "kernels/cuda/distill_stages.cuh"
 
@@ -21,33 +23,43 @@ struct Carver {
   }
 };
 
+// The largest set of partial sums of any stage.
+int64_t PartialFloats(const DistillArgs& a) {
+  const int queries = a.sequences * a.num_queries;
+  const int keys = a.sequences * a.rows;
+  const auto floats = [&](int m, int k) {
+    return int64_t{m} * a.hidden * SplitsFor(m, a.hidden, k);
+  };
+  return std::max({floats(a.heads * a.dim, queries), floats(a.heads, queries), floats(a.dim, keys),
+                   KNormPartials(a)});
+}
+
 DistillScratch Carve(const DistillArgs& a, Carver& carver) {
-  const int64_t queries = a.num_queries;
-  const int64_t rows = a.rows;
+  const int64_t queries = int64_t{a.sequences} * a.num_queries;
+  const int64_t keys = int64_t{a.sequences} * a.rows;
   const int64_t q_width = int64_t{a.heads} * a.dim;
   DistillScratch s;
-  s.x_queries = carver.Take<float>(queries * a.hidden);
-  s.x = carver.Take<float>(rows * a.hidden);
+  s.stride = (a.rows + 3) / 4 * 4;
+  s.x_queries = carver.Take<uint16_t>(queries * a.hidden);
   s.q = carver.Take<float>(queries * q_width);
   s.w = carver.Take<float>(queries * a.heads);
-  s.k_raw = carver.Take<float>(rows * a.dim);
-  s.k_rms = carver.Take<float>(rows);
-  s.k = carver.Take<float>(rows * a.dim);
-  s.dots = carver.Take<float>(a.heads * queries * rows);
-  s.scores = carver.Take<float>(queries * rows);
-  s.teacher = carver.Take<float>(a.q_heads * queries * rows);
-  s.teacher_q = carver.Take<float>(a.q_heads * queries * a.layer.head_dim);
-  s.teacher_k = carver.Take<float>(a.layer.kv_heads * rows * a.layer.head_dim);
+  s.k_raw = carver.Take<float>(keys * a.dim);
+  s.k_rms = carver.Take<float>(keys);
+  s.k = carver.Take<float>(keys * a.dim);
+  s.dots = carver.Take<float>(queries * a.heads * s.stride);
+  s.d_scores = carver.Take<float>(queries * s.stride);
+  s.teacher = carver.Take<float>(queries * s.stride);
   s.d_q = carver.Take<float>(queries * q_width);
   s.d_w = carver.Take<float>(queries * a.heads);
-  s.d_k = carver.Take<float>(rows * a.dim);
+  s.d_k = carver.Take<float>(keys * a.dim);
+  s.partials = carver.Take<float>(PartialFloats(a));
   s.query_stats = carver.Take<double>(queries * kStatCount);
   return s;
 }
 
-// op(a) [m, k] op(b) [k, n] with dense rows.
-GemmProblem Product(const float* a, int lda, bool transpose_a, const float* b, int ldb,
-                    bool transpose_b, float* c, int ldc, int m, int n, int k, float beta) {
+// op(a) [m, k] op(b) [k, n].
+GemmProblem Product(const void* a, int lda, bool transpose_a, const void* b, int ldb,
+                    bool transpose_b, float* c, int ldc, int m, int n, int k) {
   GemmProblem p{};
   p.a = a;
   p.b = b;
@@ -60,72 +72,91 @@ GemmProblem Product(const float* a, int lda, bool transpose_a, const float* b, i
   p.ldc = ldc;
   p.transpose_a = transpose_a;
   p.transpose_b = transpose_b;
-  p.alpha = 1;
-  p.beta = beta;
-  p.batch = 1;
-  p.b_share = 1;
   return p;
 }
 
-// Keeps the first error of a sequence of launches.
-struct Chain {
-  cudaError_t error = cudaSuccess;
-  void operator()(cudaError_t next) {
-    if (error == cudaSuccess) error = next;
+// The stages of one DistillArgs, in order. Keeps the first error.
+class Stages {
+ public:
+  Stages(cudaStream_t stream, const DistillArgs& args, const DistillScratch& scratch)
+      : stream_(stream),
+        a_(args),
+        s_(scratch),
+        queries_(args.sequences * args.num_queries),
+        keys_(args.sequences * args.rows) {}
+
+  void Forward() {
+    Run(LaunchTeacher(stream_, a_, s_));
+    Run(LaunchGather(stream_, a_, s_));
+    Project(s_.x_queries, queries_, a_.weights.q, a_.heads * a_.dim, s_.q);
+    Project(s_.x_queries, queries_, a_.weights.w, a_.heads, s_.w);
+    Project(a_.x, keys_, a_.weights.k, a_.dim, s_.k_raw);
+    Run(LaunchNormRope(stream_, a_, s_));
+    // All heads' queries of a sequence against its keys: [R * heads, dim] times [L, dim]^T.
+    GemmProblem dots = Product(s_.q, a_.dim, false, s_.k, a_.dim, true, s_.dots, s_.stride,
+                               HeadRows(), a_.rows, a_.dim);
+    dots.stride_a = int64_t{HeadRows()} * a_.dim;
+    dots.stride_b = int64_t{a_.rows} * a_.dim;
+    dots.stride_c = int64_t{HeadRows()} * s_.stride;
+    Batched(dots);
+    Run(LaunchLoss(stream_, a_, s_));
   }
+
+  void Backward() {
+    GemmProblem d_q = Product(s_.dots, s_.stride, false, s_.k, a_.dim, false, s_.d_q, a_.dim,
+                              HeadRows(), a_.dim, a_.rows);
+    d_q.stride_a = int64_t{HeadRows()} * s_.stride;
+    d_q.stride_b = int64_t{a_.rows} * a_.dim;
+    d_q.stride_c = int64_t{HeadRows()} * a_.dim;
+    Batched(d_q);
+    GemmProblem d_k = Product(s_.dots, s_.stride, true, s_.q, a_.dim, false, s_.d_k, a_.dim,
+                              a_.rows, a_.dim, HeadRows());
+    d_k.stride_a = int64_t{HeadRows()} * s_.stride;
+    d_k.stride_b = int64_t{HeadRows()} * a_.dim;
+    d_k.stride_c = int64_t{a_.rows} * a_.dim;
+    Batched(d_k);
+    Run(LaunchNormRopeBackward(stream_, a_, s_));
+    AddGradient(s_.d_q, a_.heads * a_.dim, s_.x_queries, queries_, a_.gradients.q);
+    AddGradient(s_.d_w, a_.heads, s_.x_queries, queries_, a_.gradients.w);
+    AddGradient(s_.d_k, a_.dim, a_.x, keys_, a_.gradients.k);
+  }
+
+  cudaError_t error() const { return error_; }
+
+ private:
+  int HeadRows() const { return a_.num_queries * a_.heads; }
+  void Run(cudaError_t next) {
+    if (error_ == cudaSuccess) error_ = next;
+  }
+  void Batched(GemmProblem p) {
+    p.batch = a_.sequences;
+    Run(LaunchDistillGemm(stream_, p));
+  }
+  // y [rows, width] = x weight^T
+  void Project(const void* x, int rows, const float* weight, int width, float* y) {
+    GemmProblem p =
+        Product(x, a_.hidden, false, weight, a_.hidden, true, y, width, rows, width, a_.hidden);
+    p.a_is_bf16 = true;
+    Run(LaunchDistillGemm(stream_, p));
+  }
+  // gradient [width, hidden] += d_y^T x
+  void AddGradient(const float* d_y, int width, const void* x, int rows, float* gradient) {
+    GemmProblem p = Product(d_y, width, true, x, a_.hidden, false, s_.partials, a_.hidden, width,
+                            a_.hidden, rows);
+    p.b_is_bf16 = true;
+    p.splits = SplitsFor(width, a_.hidden, rows);
+    p.stride_c = int64_t{width} * a_.hidden;
+    Run(LaunchDistillGemm(stream_, p));
+    Run(LaunchAddPartials(stream_, s_.partials, p.splits, p.stride_c, gradient));
+  }
+
+  cudaStream_t stream_;
+  const DistillArgs& a_;
+  const DistillScratch& s_;
+  int queries_;
+  int keys_;
+  cudaError_t error_ = cudaSuccess;
 };
-
-void Forward(cudaStream_t stream, const DistillArgs& a, const DistillScratch& s, Chain& run) {
-  run(LaunchGather(stream, a, s));
-  GemmProblem teacher =
-      Product(s.teacher_q, a.layer.head_dim, false, s.teacher_k, a.layer.head_dim, true, s.teacher,
-              a.rows, a.num_queries, a.rows, a.layer.head_dim, 0);
-  teacher.alpha = a.teacher_scale;
-  teacher.batch = a.q_heads;
-  teacher.b_share = a.q_heads / a.layer.kv_heads;
-  teacher.stride_a = int64_t{a.num_queries} * a.layer.head_dim;
-  teacher.stride_b = int64_t{a.rows} * a.layer.head_dim;
-  teacher.stride_c = int64_t{a.num_queries} * a.rows;
-  run(LaunchDistillGemm(stream, teacher));
-  run(LaunchTeacherMean(stream, a, s));
-  GemmProblem queries = Product(s.x_queries, a.hidden, false, a.weights.q, a.hidden, true, s.q,
-                                a.dim, a.num_queries, a.dim, a.hidden, 0);
-  queries.batch = a.heads;
-  queries.stride_b = int64_t{a.dim} * a.hidden;
-  queries.stride_c = int64_t{a.num_queries} * a.dim;
-  run(LaunchDistillGemm(stream, queries));
-  run(LaunchDistillGemm(stream, Product(s.x_queries, a.hidden, false, a.weights.w, a.hidden, true,
-                                        s.w, a.heads, a.num_queries, a.heads, a.hidden, 0)));
-  run(LaunchDistillGemm(stream, Product(s.x, a.hidden, false, a.weights.k, a.hidden, true, s.k_raw,
-                                        a.dim, a.rows, a.dim, a.hidden, 0)));
-  run(LaunchNormRope(stream, a, s));
-  // All heads' queries against the keys: [heads * R, dim] times [L, dim]^T.
-  run(LaunchDistillGemm(stream, Product(s.q, a.dim, false, s.k, a.dim, true, s.dots, a.rows,
-                                        a.heads * a.num_queries, a.rows, a.dim, 0)));
-  run(LaunchMixHeads(stream, a, s));
-}
-
-void Backward(cudaStream_t stream, const DistillArgs& a, const DistillScratch& s, Chain& run) {
-  const int all_queries = a.heads * a.num_queries;
-  run(LaunchMixHeadsBackward(stream, a, s));
-  run(LaunchDistillGemm(stream, Product(s.dots, a.rows, false, s.k, a.dim, false, s.d_q, a.dim,
-                                        all_queries, a.dim, a.rows, 0)));
-  run(LaunchDistillGemm(stream, Product(s.dots, a.rows, true, s.q, a.dim, false, s.d_k, a.dim,
-                                        a.rows, a.dim, all_queries, 0)));
-  run(LaunchNormRopeBackward(stream, a, s));
-  GemmProblem d_weights = Product(s.d_q, a.dim, true, s.x_queries, a.hidden, false, a.gradients.q,
-                                  a.hidden, a.dim, a.hidden, a.num_queries, 1);
-  d_weights.batch = a.heads;
-  d_weights.b_share = a.heads;
-  d_weights.stride_a = int64_t{a.num_queries} * a.dim;
-  d_weights.stride_c = int64_t{a.dim} * a.hidden;
-  run(LaunchDistillGemm(stream, d_weights));
-  run(LaunchDistillGemm(
-      stream, Product(s.d_w, a.heads, true, s.x_queries, a.hidden, false, a.gradients.w, a.hidden,
-                      a.heads, a.hidden, a.num_queries, 1)));
-  run(LaunchDistillGemm(stream, Product(s.d_k, a.dim, true, s.x, a.hidden, false, a.gradients.k,
-                                        a.hidden, a.dim, a.hidden, a.rows, 1)));
-}
 
 __global__ void SquaresKernel(const float* values, int64_t count, double* partials) {
   __shared__ double sums[kThreads];
@@ -177,11 +208,10 @@ DistillScratch CarveDistillScratch(const DistillArgs& args, void* memory, double
 
 cudaError_t LaunchDistill(cudaStream_t stream, const DistillArgs& args,
                           const DistillScratch& scratch) {
-  Chain run;
-  Forward(stream, args, scratch, run);
-  run(LaunchLoss(stream, args, scratch));
-  Backward(stream, args, scratch, run);
-  return run.error;
+  Stages stages(stream, args, scratch);
+  stages.Forward();
+  if (args.gradients.q != nullptr) stages.Backward();
+  return stages.error();
 }
 
 cudaError_t LaunchSumOfSquares(cudaStream_t stream, const float* values, int64_t count,

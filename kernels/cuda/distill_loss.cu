@@ -7,7 +7,6 @@ namespace spotd::kernels::cuda {
 namespace {
 
 constexpr int kThreads = 256;
-constexpr float kRecallFraction = 0.10f;
 constexpr float kTiny = 1e-12f;
 
 __device__ float BlockMax(float v, float* scratch) {
@@ -17,40 +16,35 @@ __device__ float BlockSum(float v, float* scratch) {
   return BlockReduce<false>(v, scratch);
 }
 
-__global__ void TeacherMeanKernel(DistillArgs args, DistillScratch s) {
-  __shared__ float scratch[33];
-  const int r = blockIdx.x;
-  const int visible = args.queries[r] + 1;
-  const int64_t head_stride = int64_t{args.num_queries} * args.rows;
-  float* out =
-      s.teacher +
-      int64_t{r} * args.rows;  // also head 0's logits: each thread reads its own before it writes
-  for (int head = 0; head < args.q_heads; ++head) {
-    float* logits = out + head * head_stride;
-    float max = -INFINITY;
-    for (int j = threadIdx.x; j < visible; j += kThreads) max = fmaxf(max, logits[j]);
-    max = BlockMax(max, scratch);
-    float sum = 0;
-    for (int j = threadIdx.x; j < visible; j += kThreads) sum += __expf(logits[j] - max);
-    const float factor = 1.0f / (BlockSum(sum, scratch) * args.q_heads);
-    for (int j = threadIdx.x; j < visible; j += kThreads) {
-      const float p = factor * __expf(logits[j] - max);
-      out[j] = head == 0 ? p : out[j] + p;
-    }
-  }
-}
-
-__global__ void MixHeadsKernel(DistillArgs args, DistillScratch s) {
-  const int r = blockIdx.x;
-  const int visible = args.queries[r] + 1;
+// The student's scores of query `query` into `scores`: sum over heads of w relu(q . k) / sqrt(dim).
+__device__ void MixHeads(const DistillArgs& args, const DistillScratch& s, int64_t query,
+                         int visible, float* scores) {
   const float scale = rsqrtf(static_cast<float>(args.dim));
   for (int j = threadIdx.x; j < visible; j += kThreads) {
     float score = 0;
     for (int h = 0; h < args.heads; ++h) {
-      const float dot = s.dots[(int64_t{h} * args.num_queries + r) * args.rows + j];
-      score += s.w[r * args.heads + h] * fmaxf(dot, 0.0f);
+      const float dot = s.dots[(query * args.heads + h) * s.stride + j];
+      score += s.w[query * args.heads + h] * fmaxf(dot, 0.0f);
     }
-    s.scores[int64_t{r} * args.rows + j] = score * scale;
+    scores[j] = score * scale;
+  }
+}
+
+// From the gradient of the scores to d_w and to the gradient of q . k, which replaces it.
+__device__ void UnmixHeads(const DistillArgs& args, const DistillScratch& s, int64_t query,
+                           int visible, const float* d_score, float* scratch) {
+  const float scale = rsqrtf(static_cast<float>(args.dim));
+  for (int h = 0; h < args.heads; ++h) {
+    float* dots = s.dots + (query * args.heads + h) * s.stride;
+    const float weight = s.w[query * args.heads + h] * scale;
+    float d_weight = 0;
+    for (int j = threadIdx.x; j < args.rows; j += kThreads) {
+      const bool active = j < visible && dots[j] > 0.0f;
+      d_weight += active ? d_score[j] * dots[j] : 0.0f;
+      dots[j] = active ? d_score[j] * weight : 0.0f;
+    }
+    d_weight = BlockSum(d_weight, scratch);
+    if (threadIdx.x == 0) s.d_w[query * args.heads + h] = d_weight * scale;
   }
 }
 
@@ -122,37 +116,49 @@ __device__ float RestrictedKl(const Query& q, const In& in, float weight, float 
   return BlockSum(kl, q.scratch);
 }
 
+// The student's softmax over what the query sees, in place.
+__device__ void Softmax(const Query& q) {
+  float max = -INFINITY;
+  for (int j = threadIdx.x; j < q.visible; j += kThreads) max = fmaxf(max, q.student[j]);
+  max = BlockMax(max, q.scratch);
+  float sum = 0;
+  for (int j = threadIdx.x; j < q.visible; j += kThreads)
+    sum += q.student[j] = expf(q.student[j] - max);
+  const float factor = 1.0f / BlockSum(sum, q.scratch);
+  for (int j = threadIdx.x; j < q.visible; j += kThreads) q.student[j] *= factor;
+  __syncthreads();
+}
+
+__device__ float ChosenMass(const Query& q, int block_tokens, const float* probabilities) {
+  float mass = 0;
+  for (int j = threadIdx.x; j < q.visible; j += kThreads)
+    mass += q.chosen[j / block_tokens] ? probabilities[j] : 0.0f;
+  return BlockSum(mass, q.scratch);
+}
+
+// One block a query.
 __global__ void LossKernel(DistillArgs args, DistillScratch s) {
   extern __shared__ float shared[];
   __shared__ float scratch[33];
-  const int r = blockIdx.x;
+  const int64_t query = blockIdx.x;
   const int block_tokens = args.layer.block_tokens;
   const int max_blocks = (args.rows + block_tokens - 1) / block_tokens;
   Query q;
-  q.visible = args.queries[r] + 1;
+  q.visible = args.queries[query] + 1;
   q.sinks = min(args.sink_tokens, q.visible);
   q.recency_begin = max(q.sinks, q.visible - args.recency_tokens);
   q.blocks = (q.visible + block_tokens - 1) / block_tokens;
-  q.teacher = s.teacher + int64_t{r} * args.rows;
+  q.teacher = s.teacher + query * s.stride;
   q.student = shared;
   q.mass = shared + args.rows;
   q.chosen = reinterpret_cast<unsigned char*>(q.mass + max_blocks);
   q.scratch = scratch;
-
-  float* d_score = s.scores + int64_t{r} * args.rows;
-  float max = -INFINITY;
-  for (int j = threadIdx.x; j < q.visible; j += kThreads) max = fmaxf(max, d_score[j]);
-  max = BlockMax(max, scratch);
-  float sum = 0;
-  for (int j = threadIdx.x; j < q.visible; j += kThreads)
-    sum += q.student[j] = expf(d_score[j] - max);
-  const float factor = 1.0f / BlockSum(sum, scratch);
-  for (int j = threadIdx.x; j < args.rows; j += kThreads) {
-    if (j < q.visible) q.student[j] *= factor;
-    d_score[j] = 0;
-  }
+  MixHeads(args, s, query, q.visible, q.student);
   __syncthreads();
+  Softmax(q);
 
+  float* d_score = s.d_scores + query * s.stride;
+  for (int j = threadIdx.x; j < q.visible; j += kThreads) d_score[j] = 0;
   const bool sparse = args.sparse_fraction > 0;
   const auto everywhere = [](int) { return true; };
   const float kl =
@@ -167,61 +173,32 @@ __global__ void LossKernel(DistillArgs args, DistillScratch s) {
   const float residual =
       RestrictedKl(q, residual_tokens, args.residual_weight, args.gradient_scale, d_score);
 
-  ChooseBlocks(q, block_tokens, kRecallFraction);
-  float recalled = 0;
-  for (int j = threadIdx.x; j < q.visible; j += kThreads)
-    recalled += q.chosen[j / block_tokens] ? q.teacher[j] : 0.0f;
-  recalled = BlockSum(recalled, scratch);
+  ChooseBlocks(q, block_tokens, args.recall_fraction);
+  const float recalled = ChosenMass(q, block_tokens, q.teacher);
+  const float believed = ChosenMass(q, block_tokens, q.student);
   if (threadIdx.x == 0) {
-    double* out = s.query_stats + r * kStatCount;
+    double* out = s.query_stats + query * kStatCount;
     out[0] = args.full_weight * first_term + args.residual_weight * residual;
     out[1] = kl;
     out[2] = residual;
     out[3] = recalled;
-    out[4] = 1;
+    out[4] = believed;
+    out[5] = 1;
   }
+  if (args.gradients.q != nullptr) UnmixHeads(args, s, query, q.visible, d_score, scratch);
 }
 
 // stats += the sum of query_stats; one warp a figure, always in the same order.
 __global__ void SumStatsKernel(DistillArgs args, DistillScratch s) {
   const int figure = threadIdx.x / 32;
   double sum = 0;
-  for (int r = threadIdx.x % 32; r < args.num_queries; r += 32)
-    sum += s.query_stats[r * kStatCount + figure];
+  for (int r = threadIdx.x % 32; r < args.sequences * args.num_queries; r += 32)
+    sum += s.query_stats[int64_t{r} * kStatCount + figure];
   for (int offset = 16; offset > 0; offset /= 2) sum += __shfl_xor_sync(kFullMask, sum, offset);
   if (threadIdx.x % 32 == 0) s.stats[figure] += sum;
 }
 
-__global__ void MixHeadsBackwardKernel(DistillArgs args, DistillScratch s) {
-  __shared__ float scratch[33];
-  const int r = blockIdx.x;
-  const int h = blockIdx.y;
-  const float* d_score = s.scores + int64_t{r} * args.rows;
-  float* dots = s.dots + (int64_t{h} * args.num_queries + r) * args.rows;
-  const float scale = rsqrtf(static_cast<float>(args.dim));
-  const float weight = s.w[r * args.heads + h] * scale;
-  float d_weight = 0;
-  for (int j = threadIdx.x; j < args.rows; j += kThreads) {
-    const bool active = j <= args.queries[r] && dots[j] > 0.0f;
-    d_weight += active ? d_score[j] * dots[j] : 0.0f;
-    dots[j] = active ? d_score[j] * weight : 0.0f;
-  }
-  d_weight = BlockSum(d_weight, scratch);
-  if (threadIdx.x == 0) s.d_w[r * args.heads + h] = d_weight * scale;
-}
-
 }  // namespace
-
-cudaError_t LaunchTeacherMean(cudaStream_t stream, const DistillArgs& args,
-                              const DistillScratch& s) {
-  TeacherMeanKernel<<<args.num_queries, kThreads, 0, stream>>>(args, s);
-  return cudaGetLastError();
-}
-
-cudaError_t LaunchMixHeads(cudaStream_t stream, const DistillArgs& args, const DistillScratch& s) {
-  MixHeadsKernel<<<args.num_queries, kThreads, 0, stream>>>(args, s);
-  return cudaGetLastError();
-}
 
 cudaError_t LaunchLoss(cudaStream_t stream, const DistillArgs& args, const DistillScratch& s) {
   const int blocks = (args.rows + args.layer.block_tokens - 1) / args.layer.block_tokens;
@@ -229,14 +206,8 @@ cudaError_t LaunchLoss(cudaStream_t stream, const DistillArgs& args, const Disti
   const cudaError_t error = cudaFuncSetAttribute(
       LossKernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(shared));
   if (error != cudaSuccess) return error;
-  LossKernel<<<args.num_queries, kThreads, shared, stream>>>(args, s);
+  LossKernel<<<args.sequences * args.num_queries, kThreads, shared, stream>>>(args, s);
   SumStatsKernel<<<1, 32 * kStatCount, 0, stream>>>(args, s);
-  return cudaGetLastError();
-}
-
-cudaError_t LaunchMixHeadsBackward(cudaStream_t stream, const DistillArgs& args,
-                                   const DistillScratch& s) {
-  MixHeadsBackwardKernel<<<dim3(args.num_queries, args.heads), kThreads, 0, stream>>>(args, s);
   return cudaGetLastError();
 }
 

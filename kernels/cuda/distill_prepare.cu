@@ -5,43 +5,16 @@ namespace spotd::kernels::cuda {
 namespace {
 
 constexpr int kThreads = 256;
+constexpr int kKNormRows = 128;  // summed by a block
 
-// Block b < rows copies row b of x; block rows + r copies query r's x and q; the rest copy keys.
+// One block a query.
 __global__ void GatherKernel(DistillArgs args, DistillScratch s) {
-  const int block = blockIdx.x;
-  const auto* x = static_cast<const Bf16x*>(args.x);
-  if (block < args.rows) {
-    for (int i = threadIdx.x; i < args.hidden; i += kThreads) {
-      const int64_t at = int64_t{block} * args.hidden + i;
-      s.x[at] = __bfloat162float(x[at]);
-    }
-    const KvLayer& layer = args.layer;
-    const int64_t head_elements = int64_t{layer.block_tokens} * layer.head_dim;
-    const int64_t physical = args.block_table[block / layer.block_tokens];
-    const auto* keys =
-        static_cast<const Bf16x*>(layer.kv) + physical * 2 * layer.kv_heads * head_elements;
-    for (int i = threadIdx.x; i < layer.kv_heads * layer.head_dim; i += kThreads) {
-      const int head = i / layer.head_dim;
-      const int dim = i % layer.head_dim;
-      const Bf16x key =
-          keys[head * head_elements + (block % layer.block_tokens) * layer.head_dim + dim];
-      s.teacher_k[(int64_t{head} * args.rows + block) * layer.head_dim + dim] =
-          __bfloat162float(key);
-    }
-    return;
-  }
-  const int r = block - args.rows;
-  const int64_t row = args.queries[r];
-  for (int i = threadIdx.x; i < args.hidden; i += kThreads) {
-    s.x_queries[int64_t{r} * args.hidden + i] = __bfloat162float(x[row * args.hidden + i]);
-  }
-  const int head_dim = args.layer.head_dim;
-  const auto* q = static_cast<const Bf16x*>(args.q) + row * args.q_heads * head_dim;
-  for (int i = threadIdx.x; i < args.q_heads * head_dim; i += kThreads) {
-    const int head = i / head_dim;
-    s.teacher_q[(int64_t{head} * args.num_queries + r) * head_dim + i % head_dim] =
-        __bfloat162float(q[i]);
-  }
+  const int query = blockIdx.x;
+  const int sequence = query / args.num_queries;
+  const auto* from = static_cast<const uint16_t*>(args.x) +
+                     (int64_t{sequence} * args.rows + args.queries[query]) * args.hidden;
+  uint16_t* to = s.x_queries + int64_t{query} * args.hidden;
+  for (int i = threadIdx.x; i < args.hidden; i += kThreads) to[i] = from[i];
 }
 
 __device__ void RotatePair(const Rope& rope, int position, int i, float direction, float* first,
@@ -67,11 +40,18 @@ __device__ void RotateVector(const Rope& rope, int position, float direction, fl
   }
 }
 
-// One warp per vector: first the L keys, then the R * heads queries.
+// The RoPE position of vector `vector` of q or d_q: [S * R, heads].
+__device__ int QueryPosition(const DistillArgs& args, int vector) {
+  const int query = vector / args.heads;
+  return args.positions[int64_t{query / args.num_queries} * args.rows + args.queries[query]];
+}
+
+// One warp per vector: first the keys, then the heads' queries.
 __global__ void NormRopeKernel(DistillArgs args, DistillScratch s) {
   const int warp = (blockIdx.x * kThreads + threadIdx.x) / 32;
   const int lane = threadIdx.x % 32;
-  if (warp < args.rows) {
+  const int keys = args.sequences * args.rows;
+  if (warp < keys) {
     const float* raw = s.k_raw + int64_t{warp} * args.dim;
     float squares = 0;
     for (int i = lane; i < args.dim; i += 32) squares += raw[i] * raw[i];
@@ -83,16 +63,16 @@ __global__ void NormRopeKernel(DistillArgs args, DistillScratch s) {
     RotateVector(args.rope, args.positions[warp], 1.0f, k);
     return;
   }
-  const int vector = warp - args.rows;
-  if (vector >= args.num_queries * args.heads) return;
-  RotateVector(args.rope, args.positions[args.queries[vector % args.num_queries]], 1.0f,
-               s.q + int64_t{vector} * args.dim);
+  const int vector = warp - keys;
+  if (vector >= args.sequences * args.num_queries * args.heads) return;
+  RotateVector(args.rope, QueryPosition(args, vector), 1.0f, s.q + int64_t{vector} * args.dim);
 }
 
 __global__ void NormRopeBackwardKernel(DistillArgs args, DistillScratch s) {
   const int warp = (blockIdx.x * kThreads + threadIdx.x) / 32;
   const int lane = threadIdx.x % 32;
-  if (warp < args.rows) {
+  const int keys = args.sequences * args.rows;
+  if (warp < keys) {
     float* d_k = s.d_k + int64_t{warp} * args.dim;
     RotateVector(args.rope, args.positions[warp], -1.0f, d_k);
     __syncwarp();
@@ -113,31 +93,48 @@ __global__ void NormRopeBackwardKernel(DistillArgs args, DistillScratch s) {
     }
     return;
   }
-  const int vector = warp - args.rows;
-  if (vector >= args.num_queries * args.heads) return;
-  RotateVector(args.rope, args.positions[args.queries[vector % args.num_queries]], -1.0f,
-               s.d_q + int64_t{vector} * args.dim);
+  const int vector = warp - keys;
+  if (vector >= args.sequences * args.num_queries * args.heads) return;
+  RotateVector(args.rope, QueryPosition(args, vector), -1.0f, s.d_q + int64_t{vector} * args.dim);
 }
 
-// gradients.k_norm[i] += sum over rows of s.k[row][i]; one block per dimension.
-__global__ void KNormGradientKernel(DistillArgs args, DistillScratch s) {
-  __shared__ float scratch[33];
-  float sum = 0;
-  for (int row = threadIdx.x; row < args.rows; row += kThreads)
-    sum += s.k[int64_t{row} * args.dim + blockIdx.x];
-  sum = BlockReduce<false>(sum, scratch);
-  if (threadIdx.x == 0) args.gradients.k_norm[blockIdx.x] += sum;
+// partials[block][i] = the sum of s.k[row][i] over the block's rows.
+__global__ void KNormPartialsKernel(DistillArgs args, DistillScratch s) {
+  __shared__ float sums[kThreads];
+  const int lane = threadIdx.x % 32;
+  const int warp = threadIdx.x / 32;
+  const int64_t keys = int64_t{args.sequences} * args.rows;
+  const int64_t begin = int64_t{blockIdx.x} * kKNormRows;
+  const int64_t end = min(begin + kKNormRows, keys);
+  for (int first = 0; first < args.dim; first += 32) {
+    const int i = first + lane;
+    float sum = 0;
+    for (int64_t row = begin + warp; row < end && i < args.dim; row += kThreads / 32) {
+      sum += s.k[row * args.dim + i];
+    }
+    sums[threadIdx.x] = sum;
+    __syncthreads();
+    if (warp == 0 && i < args.dim) {
+      for (int other = 32; other < kThreads; other += 32) sum += sums[other + lane];
+      s.partials[int64_t{blockIdx.x} * args.dim + i] = sum;
+    }
+    __syncthreads();
+  }
 }
 
 int VectorBlocks(const DistillArgs& args) {
-  const int warps = args.rows + args.num_queries * args.heads;
+  const int warps = args.sequences * (args.rows + args.num_queries * args.heads);
   return (warps + kThreads / 32 - 1) / (kThreads / 32);
+}
+
+int KNormBlocks(const DistillArgs& args) {
+  return (args.sequences * args.rows + kKNormRows - 1) / kKNormRows;
 }
 
 }  // namespace
 
 cudaError_t LaunchGather(cudaStream_t stream, const DistillArgs& args, const DistillScratch& s) {
-  GatherKernel<<<args.rows + args.num_queries, kThreads, 0, stream>>>(args, s);
+  GatherKernel<<<args.sequences * args.num_queries, kThreads, 0, stream>>>(args, s);
   return cudaGetLastError();
 }
 
@@ -146,11 +143,15 @@ cudaError_t LaunchNormRope(cudaStream_t stream, const DistillArgs& args, const D
   return cudaGetLastError();
 }
 
+int64_t KNormPartials(const DistillArgs& args) {
+  return int64_t{KNormBlocks(args)} * args.dim;
+}
+
 cudaError_t LaunchNormRopeBackward(cudaStream_t stream, const DistillArgs& args,
                                    const DistillScratch& s) {
   NormRopeBackwardKernel<<<VectorBlocks(args), kThreads, 0, stream>>>(args, s);
-  KNormGradientKernel<<<args.dim, kThreads, 0, stream>>>(args, s);
-  return cudaGetLastError();
+  KNormPartialsKernel<<<KNormBlocks(args), kThreads, 0, stream>>>(args, s);
+  return LaunchAddPartials(stream, s.partials, KNormBlocks(args), args.dim, args.gradients.k_norm);
 }
 
 }  // namespace spotd::kernels::cuda

@@ -10,24 +10,23 @@
 namespace spotd::kernels::cuda {
 
 // --- distill_prepare.cu ---
-// x, x_queries, teacher_q and teacher_k in fp32 from the model's bf16 buffers and paged cache.
+// x_queries: the rows of x that ask.
 cudaError_t LaunchGather(cudaStream_t stream, const DistillArgs& args, const DistillScratch& s);
 // k = RoPE(RMSNorm(k_raw)), k_rms; q = RoPE(q) in place.
 cudaError_t LaunchNormRope(cudaStream_t stream, const DistillArgs& args, const DistillScratch& s);
 // d_q and d_k back through RoPE; d_k back through the norm; gradients of k_norm.
 cudaError_t LaunchNormRopeBackward(cudaStream_t stream, const DistillArgs& args,
                                    const DistillScratch& s);
+// Floats of scratch.partials that LaunchNormRopeBackward uses.
+int64_t KNormPartials(const DistillArgs& args);
+
+// --- distill_teacher.cu ---
+// p_t. head_dim must be a multiple of 8, block_tokens of 16.
+cudaError_t LaunchTeacher(cudaStream_t stream, const DistillArgs& args, const DistillScratch& s);
 
 // --- distill_loss.cu ---
-// teacher logits [q_heads, R, L] -> p_t in the first [R, L].
-cudaError_t LaunchTeacherMean(cudaStream_t stream, const DistillArgs& args,
-                              const DistillScratch& s);
-// dots -> scores.
-cudaError_t LaunchMixHeads(cudaStream_t stream, const DistillArgs& args, const DistillScratch& s);
-// scores -> d scores; figures added to s.stats.
+// From q . k and p_t to the loss, d_w and the gradient with respect to q . k (in place); figures
+// added to s.stats.
 cudaError_t LaunchLoss(cudaStream_t stream, const DistillArgs& args, const DistillScratch& s);
-// d scores -> d_w, and dots -> d dots.
-cudaError_t LaunchMixHeadsBackward(cudaStream_t stream, const DistillArgs& args,
-                                   const DistillScratch& s);
 
 }  // namespace spotd::kernels::cuda

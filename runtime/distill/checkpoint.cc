@@ -33,6 +33,7 @@ Metadata Identity(const TrainerOptions& o, const model::ModelConfig& model) {
           {"clip", Concat(o.clip_norm)},
           {"full_weight", Concat(o.full_weight)},
           {"residual_weight", Concat(o.residual_weight)},
+          {"teacher_power", Concat(o.teacher_power)},
           {"sparse_stage", Concat(o.sparse_stage)},
           {"sparse_fraction", Concat(o.sparse_fraction)},
           {"sink_tokens", Concat(o.sink_tokens)},
@@ -132,8 +133,19 @@ absl::Status WriteSelector(const std::string& path, const TrainerOptions& option
                                     {"rope_theta", Concat(options.selector.rope_theta)},
                                     {"block_size", Concat(options.selector.block_size)},
                                     {"training_tokens", Concat(tokens)},
-                                    {"training_length", Concat(options.length)},
-                                    {"calibration", Concat(options.selector.score_scale)}});
+                                    {"training_length", Concat(options.length)}});
+}
+
+absl::Status RewriteSelector(const std::string& from, const std::string& to,
+                             const std::map<std::string, std::string>& entries) {
+  SPOTD_ASSIGN_OR_RETURN(const formats::SafetensorsFile file, formats::SafetensorsFile::Open(from));
+  std::vector<SafetensorsOutput> outputs;
+  for (const auto& [name, tensor] : file.tensors()) {
+    outputs.push_back({name, tensor.type_name, tensor.shape, tensor.data, tensor.bytes});
+  }
+  Metadata metadata = file.metadata();
+  for (const auto& [key, value] : entries) metadata[key] = value;
+  return formats::WriteSafetensors(to, outputs, metadata);
 }
 
 }  // namespace spotd::distill

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <map>
 #include <string>
 
 #include "absl/status/status.h"
@@ -25,5 +26,10 @@ absl::StatusOr<int64_t> ReadCheckpoint(const std::string& path, const TrainerOpt
 absl::Status WriteSelector(const std::string& path, const TrainerOptions& options,
                            const model::ModelConfig& model, int64_t next_step,
                            const Parameters& parameters);
+
+// Writes the selector file `from` to `to` (which may be the same) with `entries` in its metadata,
+// replacing entries of the same names. A failed write leaves an existing file as it was.
+absl::Status RewriteSelector(const std::string& from, const std::string& to,
+                             const std::map<std::string, std::string>& entries);
 
 }  // namespace spotd::distill

@@ -5,9 +5,12 @@
 #include <fstream>
 #include <iterator>
 #include <set>
+#include <string_view>
+#include <thread>
 #include <utility>
 
 #include "kernels/core/status.h"
+#include "kernels/core/thread_pool.h"
 #include "runtime/distill/random.h"
 
 namespace spotd::distill {
@@ -15,6 +18,8 @@ namespace {
 
 namespace fs = std::filesystem;
 
+// Conversations, in which the model's markers are control tokens.
+constexpr std::string_view kChatSuffix = ".chat.txt";
 constexpr uintmax_t kMaxFileBytes = uintmax_t{64} << 20;
 
 bool IsText(const fs::path& path) {
@@ -58,25 +63,44 @@ absl::StatusOr<std::string> ReadText(const std::string& path) {
   return text;
 }
 
+absl::StatusOr<std::vector<int32_t>> TokensOf(const std::string& path,
+                                              const text::Tokenizer& tokenizer) {
+  SPOTD_ASSIGN_OR_RETURN(const std::string text, ReadText(path));
+  text::EncodeOptions options;
+  options.parse_special = path.ends_with(kChatSuffix);
+  auto tokens = tokenizer.Encode(text, options);
+  if (!tokens.ok()) return InvalidArgument("--corpus: ", path, ": ", tokens.status().message());
+  return tokens;
+}
+
 }  // namespace
 
-absl::StatusOr<Corpus> Corpus::Load(const CorpusOptions& options,
-                                    const text::Tokenizer& tokenizer) {
+int HostThreads(int threads) {
+  return threads > 0 ? threads : std::max(1, static_cast<int>(std::thread::hardware_concurrency()));
+}
+
+absl::StatusOr<Corpus> Corpus::Load(const CorpusOptions& options, const text::Tokenizer& tokenizer,
+                                    int threads) {
   SPOTD_ASSIGN_OR_RETURN(const std::vector<std::string> files, FilesOf(options.paths));
   if (files.empty()) return InvalidArgument("--corpus: no text files found");
   Corpus corpus;
   corpus.length_ = options.length;
   corpus.seed_ = options.seed;
   corpus.documents_ = static_cast<int64_t>(files.size());
+  std::vector<absl::StatusOr<std::vector<int32_t>>> documents(files.size());
+  ThreadPool pool(threads);
+  pool.ParallelFor(corpus.documents_, 1, [&](int64_t begin, int64_t end, int) {
+    for (auto i = static_cast<size_t>(begin); i < static_cast<size_t>(end); ++i) {
+      documents[i] = TokensOf(files[i], tokenizer);
+    }
+  });
   const bool single = files.size() == 1;
   for (size_t i = 0; i < files.size(); ++i) {
-    SPOTD_ASSIGN_OR_RETURN(const std::string text, ReadText(files[i]));
-    auto tokens = tokenizer.Encode(text, {});
-    if (!tokens.ok())
-      return InvalidArgument("--corpus: ", files[i], ": ", tokens.status().message());
+    SPOTD_RETURN_IF_ERROR(documents[i].status());
     const bool held_out = !single && RandomUnit(options.seed, i) < options.held_out;
     std::vector<int32_t>& part = held_out ? corpus.held_out_ : corpus.training_;
-    part.insert(part.end(), tokens->begin(), tokens->end());
+    part.insert(part.end(), documents[i]->begin(), documents[i]->end());
+    if (!held_out) corpus.ends_.push_back(part.size());
   }
   if (corpus.training_tokens() < 2 * int64_t{options.length}) {
     return InvalidArgument("--corpus: ", corpus.training_tokens(), " training tokens in ",
@@ -90,6 +114,23 @@ std::span<const int32_t> Corpus::TrainingSequence(int64_t index) const {
   const auto starts = static_cast<uint64_t>(training_tokens() - length_);
   const uint64_t start = RandomBits(seed_ + 1, static_cast<uint64_t>(index)) % starts;
   return std::span(training_).subspan(start, static_cast<size_t>(length_));
+}
+
+std::vector<std::span<const int32_t>> Corpus::LongDocuments(int32_t tokens, size_t count) const {
+  std::vector<std::span<const int32_t>> found;
+  for (size_t i = 0; i < ends_.size(); ++i) {
+    const size_t begin = i == 0 ? 0 : ends_[i - 1];
+    const size_t size = ends_[i] - begin;
+    if (size >= static_cast<size_t>(tokens))
+      found.push_back(std::span(training_).subspan(begin, size));
+  }
+  // The first `count` places of a Fisher-Yates shuffle.
+  count = std::min(count, found.size());
+  for (size_t i = 0; i < count; ++i) {
+    std::swap(found[i], found[i + RandomBits(seed_ + 2, i) % (found.size() - i)]);
+  }
+  found.resize(count);
+  return found;
 }
 
 std::span<const int32_t> Corpus::HeldOutSequence(int64_t index) const {

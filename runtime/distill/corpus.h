@@ -16,19 +16,23 @@
 namespace spotd::distill {
 
 struct CorpusOptions {
-  std::vector<std::string>
-      paths;              // text files, or directories searched for *.txt, *.md, *.rst, *.pod, *.py
-  int32_t length = 1024;  // tokens of a training sequence
+  // Text files, or directories searched for *.txt, *.md, *.rst, *.pod, *.py. In *.chat.txt the
+  // model's control tokens, written out, are read as such.
+  std::vector<std::string> paths;
+  int32_t length = 1024;   // tokens of a training sequence
   double held_out = 0.02;  // share of the documents kept from training
   uint64_t seed = 1;
 };
 
+// `threads`, or one per core when it is not positive.
+int HostThreads(int threads);
+
 class Corpus {
  public:
-  // Errors name the file and the reason: unreadable, empty, binary, invalid UTF-8, or too little
-  // text in all.
-  static absl::StatusOr<Corpus> Load(const CorpusOptions& options,
-                                     const text::Tokenizer& tokenizer);
+  // Tokenises on `threads` threads. Errors name the file and the reason: unreadable, empty, binary,
+  // invalid UTF-8, or too little text in all.
+  static absl::StatusOr<Corpus> Load(const CorpusOptions& options, const text::Tokenizer& tokenizer,
+                                     int threads = 1);
 
   // Training sequence number `index`: `length` tokens. A pure function of (seed, index), so that a
   // resumed run sees what an uninterrupted one would have seen.
@@ -36,6 +40,8 @@ class Corpus {
   // Held-out sequences, each from one place of the held-out documents; index in [0,
   // num_held_out()).
   std::span<const int32_t> HeldOutSequence(int64_t index) const;
+  // Training documents of at least `tokens` tokens, at most `count`, picked by the seed.
+  std::vector<std::span<const int32_t>> LongDocuments(int32_t tokens, size_t count) const;
   int64_t num_held_out() const { return static_cast<int64_t>(held_out_.size()) / length_; }
 
   int64_t training_tokens() const { return static_cast<int64_t>(training_.size()); }
@@ -47,6 +53,7 @@ class Corpus {
   uint64_t seed_ = 0;
   int64_t documents_ = 0;
   std::vector<int32_t> training_;  // all training documents, one after the other
+  std::vector<size_t> ends_;       // of each of them in training_
   std::vector<int32_t> held_out_;
 };
 

@@ -16,6 +16,7 @@ namespace {
 constexpr float kBeta1 = 0.9f;
 constexpr float kBeta2 = 0.95f;
 constexpr float kEpsilon = 1e-8f;
+constexpr float kRecallFraction = 0.10f;  // density of the recalled mass that steps report
 
 // Streams of random numbers that must not coincide.
 constexpr uint64_t kPositionStream = 0x51;
@@ -41,6 +42,13 @@ absl::Status CheckOptions(const TrainerOptions& options, const model::Limits& li
 
 }  // namespace
 
+// Training or held-out sequences of one length with the positions they are shown at.
+struct Batch {
+  std::vector<std::span<const int32_t>> tokens;
+  std::vector<std::vector<int32_t>> positions;
+  int64_t first_index = 0;  // of the first sequence, for its random numbers
+};
+
 // Hands each layer of a running prefill to the kernels.
 class LayerTrainer final : public model::LayerObserver {
  public:
@@ -49,11 +57,13 @@ class LayerTrainer final : public model::LayerObserver {
       : kernels_(kernels), parameters_(parameters), args_(shared) {}
 
   void OnLayer(const model::LayerView& view) override {
-    args_.rows = view.rows;
+    args_.sequences = view.sequences;
+    args_.rows = view.rows / view.sequences;
     args_.x = view.x;
     args_.q = view.q;
     args_.layer = view.kv;
     args_.block_table = view.block_table;
+    args_.table_stride = view.table_stride;
     args_.positions = view.positions;
     args_.weights = parameters_->Layer(parameters_->weights(), view.layer);
     args_.gradients = parameters_->Layer(parameters_->gradients(), view.layer);
@@ -75,16 +85,21 @@ struct Trainer::Impl {
   TrainerOptions options;
   Parameters parameters;
   kernels::Buffer inv_freq;  // [selector dim / 2]
-  kernels::Buffer queries;   // [options.queries]
+  kernels::Buffer queries;   // [sequences of a pass, options.queries]
   int64_t steps;
   int64_t next_step = 0;
 
   kernels::DistillArgs SharedArgs(int32_t num_queries, bool sparse_stage) const;
-  // Runs one sequence and accumulates its gradients.
-  absl::Status Accumulate(std::span<const int32_t> tokens, std::span<const int32_t> positions,
-                          int64_t index, bool sparse_stage);
+  // Runs the sequences, in as few passes as they fit in, and accumulates their gradients.
+  absl::Status Accumulate(const Batch& batch, bool sparse_stage);
+  absl::Status AccumulatePass(const Batch& batch, size_t first, size_t count, bool sparse_stage);
   absl::Status Update(double learning_rate, double* gradient_norm);
   StepReport Report(const kernels::DistillStats& stats) const;
+  // How many sequences the transformer takes in one pass.
+  int32_t SequencesOfPass() const {
+    const model::Limits& limits = transformer->limits();
+    return std::min(limits.max_batch, limits.max_prefill_chunk / options.length);
+  }
   bool InSparseStage(int64_t step) const {
     return static_cast<double>(step) >= (1.0 - options.sparse_stage) * static_cast<double>(steps);
   }
@@ -96,6 +111,7 @@ kernels::DistillArgs Trainer::Impl::SharedArgs(int32_t num_queries, bool sparse_
   args.hidden = config.hidden;
   args.q_heads = config.q_heads;
   args.teacher_scale = 1.0f / std::sqrt(static_cast<float>(config.head_dim));
+  args.teacher_power = options.teacher_power;
   args.num_queries = num_queries;
   args.queries = queries.as<int32_t>();
   args.rope = {inv_freq.as<float>(), options.selector.dim, 1.0f};
@@ -107,31 +123,46 @@ kernels::DistillArgs Trainer::Impl::SharedArgs(int32_t num_queries, bool sparse_
   args.full_weight = options.full_weight;
   args.residual_weight = options.residual_weight;
   args.sparse_fraction = sparse_stage ? options.sparse_fraction : 0.0f;
+  args.recall_fraction = kRecallFraction;
   args.gradient_scale = 1.0f / static_cast<float>(options.queries * options.sequences_per_step);
   return args;
 }
 
-absl::Status Trainer::Impl::Accumulate(std::span<const int32_t> tokens,
-                                       std::span<const int32_t> positions, int64_t index,
-                                       bool sparse_stage) {
+absl::Status Trainer::Impl::Accumulate(const Batch& batch, bool sparse_stage) {
+  const auto at_once = static_cast<size_t>(SequencesOfPass());
+  for (size_t first = 0; first < batch.tokens.size(); first += at_once) {
+    const size_t count = std::min(at_once, batch.tokens.size() - first);
+    SPOTD_RETURN_IF_ERROR(AccumulatePass(batch, first, count, sparse_stage));
+  }
+  return absl::OkStatus();
+}
+
+absl::Status Trainer::Impl::AccumulatePass(const Batch& batch, size_t first, size_t count,
+                                           bool sparse_stage) {
   // Rows that see nothing but reserved tokens teach nothing about the residual.
   const int32_t reserved = options.sink_tokens + options.recency_tokens;
-  const int32_t first = std::min(reserved, options.length / 2);
-  const std::vector<int32_t> rows =
-      SampleQueries(first, static_cast<int32_t>(tokens.size()), options.queries,
-                    options.seed + kQueryStream, index);
+  const int32_t first_row = std::min(reserved, options.length / 2);
+  std::vector<int32_t> rows;
+  std::vector<kvstore::BlockTable> tables;
+  for (size_t i = 0; i < count; ++i) {
+    const std::vector<int32_t> own =
+        SampleQueries(first_row, options.length, options.queries, options.seed + kQueryStream,
+                      batch.first_index + static_cast<int64_t>(first + i));
+    rows.insert(rows.end(), own.begin(), own.end());
+    tables.push_back(store->NewTable());
+    SPOTD_RETURN_IF_ERROR(store->Reserve(&tables.back(), options.length));
+  }
   backend->Upload(queries.data(), rows.data(), rows.size() * sizeof(int32_t));
-
-  kvstore::BlockTable table = store->NewTable();
-  SPOTD_RETURN_IF_ERROR(store->Reserve(&table, static_cast<int32_t>(tokens.size())));
   LayerTrainer trainer(kernels.get(), &parameters,
-                       SharedArgs(static_cast<int32_t>(rows.size()), sparse_stage));
-  model::PrefillChunk chunk;
-  chunk.tokens = tokens;
-  chunk.table = &table;
-  chunk.positions = positions;
-  chunk.observer = &trainer;
-  return transformer->Prefill(chunk, {});
+                       SharedArgs(static_cast<int32_t>(rows.size() / count), sparse_stage));
+  std::vector<model::PrefillChunk> chunks(count);
+  for (size_t i = 0; i < count; ++i) {
+    chunks[i].tokens = batch.tokens[first + i];
+    chunks[i].table = &tables[i];
+    chunks[i].positions = batch.positions[first + i];
+    chunks[i].observer = &trainer;
+  }
+  return transformer->PrefillMany(chunks);
 }
 
 absl::Status Trainer::Impl::Update(double learning_rate, double* gradient_norm) {
@@ -195,7 +226,8 @@ absl::StatusOr<std::unique_ptr<Trainer>> Trainer::Create(
   SPOTD_ASSIGN_OR_RETURN(impl->inv_freq, backend->Allocate(inv_freq.size() * sizeof(float)));
   backend->Upload(impl->inv_freq.data(), inv_freq.data(), inv_freq.size() * sizeof(float));
   SPOTD_ASSIGN_OR_RETURN(impl->queries,
-                         backend->Allocate(static_cast<size_t>(options.queries) * sizeof(int32_t)));
+                         backend->Allocate(static_cast<size_t>(impl->SequencesOfPass()) *
+                                           static_cast<size_t>(options.queries) * sizeof(int32_t)));
   return std::unique_ptr<Trainer>(new Trainer(std::move(impl)));
 }
 
@@ -215,12 +247,13 @@ absl::StatusOr<StepReport> Trainer::Step() {
   t.kernels->Zero(t.parameters.gradients(), t.parameters.count());
   PositionSkip skip = t.options.skip;
   skip.seed = t.options.seed + kPositionStream;
+  Batch batch;
+  batch.first_index = t.next_step * t.options.sequences_per_step;
   for (int32_t i = 0; i < t.options.sequences_per_step; ++i) {
-    const int64_t index = t.next_step * t.options.sequences_per_step + i;
-    const std::vector<int32_t> positions = skip.Positions(t.options.length, index);
-    SPOTD_RETURN_IF_ERROR(t.Accumulate(t.corpus->TrainingSequence(index), positions, index,
-                                       t.InSparseStage(t.next_step)));
+    batch.tokens.push_back(t.corpus->TrainingSequence(batch.first_index + i));
+    batch.positions.push_back(skip.Positions(t.options.length, batch.first_index + i));
   }
+  SPOTD_RETURN_IF_ERROR(t.Accumulate(batch, t.InSparseStage(t.next_step)));
   SPOTD_ASSIGN_OR_RETURN(const kernels::DistillStats stats, t.kernels->TakeStats());
   if (!std::isfinite(stats.loss)) {
     return Internal("step ", t.next_step, ": the loss is not a number; weights are unchanged");
@@ -239,10 +272,12 @@ absl::StatusOr<StepReport> Trainer::Evaluate(int64_t sequences) {
   Impl& t = *impl_;
   const int64_t count = std::min(sequences, t.corpus->num_held_out());
   if (count == 0) return FailedPrecondition("no held-out text: give several documents");
+  Batch batch;
   for (int64_t i = 0; i < count; ++i) {
-    const std::vector<int32_t> positions = PositionSkip{0.0, 0, 0}.Positions(t.options.length, i);
-    SPOTD_RETURN_IF_ERROR(t.Accumulate(t.corpus->HeldOutSequence(i), positions, i, false));
+    batch.tokens.push_back(t.corpus->HeldOutSequence(i));
+    batch.positions.push_back(PositionSkip{0.0, 0, 0}.Positions(t.options.length, i));
   }
+  SPOTD_RETURN_IF_ERROR(t.Accumulate(batch, false));
   SPOTD_ASSIGN_OR_RETURN(const kernels::DistillStats stats, t.kernels->TakeStats());
   return t.Report(stats);
 }

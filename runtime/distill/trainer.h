@@ -32,7 +32,8 @@ struct TrainerOptions {
   double clip_norm = 1.0;
   float full_weight = 1.0f;
   float residual_weight = 1.0f;
-  double sparse_stage = 0.0;  // share of the steps, at the end, that train on the sparse loss
+  float teacher_power = 1.0f;  // see kernels/distill.h
+  double sparse_stage = 0.0;   // share of the steps, at the end, that train on the sparse loss
   float sparse_fraction = 0.10f;
   int32_t sink_tokens = 128;
   int32_t recency_tokens = 256;
@@ -54,7 +55,8 @@ struct StepReport {
 
 class Trainer {
  public:
-  // The transformer and its store must outlive the trainer; the store must hold `length` tokens.
+  // The transformer and its store must outlive the trainer. As many sequences of `length` tokens
+  // run in one pass as the transformer's limits allow; the store must hold them.
   static absl::StatusOr<std::unique_ptr<Trainer>> Create(
       kernels::Backend* backend, model::Transformer* transformer, kvstore::KvStore* store,
       const Corpus* corpus, std::unique_ptr<kernels::DistillKernels> kernels,

@@ -14,10 +14,12 @@ int32_t MaxStride(const Limits& limits) {
 
 }  // namespace
 
-Decoder::Decoder(kernels::Backend* backend, const ModelConfig* config, const Limits& limits,
-                 ForwardPass* forward, const StepBuffers* buffers)
+Decoder::Decoder(kernels::Backend* backend, const ModelConfig* config,
+                 const SelectorConfig* selector, const Limits& limits, ForwardPass* forward,
+                 const StepBuffers* buffers)
     : backend_(backend),
       config_(config),
+      selector_(selector),
       limits_(limits),
       forward_(forward),
       buffers_(buffers),
@@ -29,10 +31,11 @@ Decoder::Decoder(kernels::Backend* backend, const ModelConfig* config, const Lim
 
 absl::StatusOr<std::unique_ptr<Decoder>> Decoder::Create(kernels::Backend* backend,
                                                          const ModelConfig* config,
+                                                         const SelectorConfig* selector,
                                                          const Limits& limits, ForwardPass* forward,
                                                          const StepBuffers* buffers) {
-  std::unique_ptr<Decoder> out(new Decoder(backend, config, limits, forward, buffers));
-  const StepShape largest = {limits.max_batch, limits.max_batch, MaxStride(limits)};
+  std::unique_ptr<Decoder> out(new Decoder(backend, config, selector, limits, forward, buffers));
+  const StepShape largest = {limits.max_batch, limits.max_batch, MaxStride(limits), config->layers};
   SPOTD_ASSIGN_OR_RETURN(out->inputs_, Staging::Create(backend, StepInputs::Bytes(largest)));
   SPOTD_ASSIGN_OR_RETURN(out->results_,
                          Staging::Create(backend, out->ResultsBytes(limits.max_batch)));
@@ -90,6 +93,8 @@ absl::Status Decoder::CheckRow(const DecodeRow& row) const {
     return absl::OutOfRangeError(Concat("the context of ", limits_.max_context, " tokens is full"));
   }
   SPOTD_CHECK(static_cast<int64_t>(row.table->blocks().size()) * layout_.block_tokens >= kv_len);
+  SPOTD_CHECK(row.layer_rules.empty() ||
+              row.layer_rules.size() == static_cast<size_t>(config_->layers));
   const Chooser chooser = ChooserFor(row.policy, kv_len);
   if (chooser == Chooser::kSelector && !forward_->keeps_selector_keys()) {
     return FailedPrecondition("policy ", PolicyName(row.policy.kind),
@@ -124,7 +129,7 @@ absl::Status Decoder::GatherInputs(std::span<const DecodeRow> rows) {
     inputs.positions[i] = kv_len - 1;
     inputs.kv_len[i] = kv_len;
     inputs.row_start[i] = i;
-    inputs.rules[i] = row.policy.Rule();
+    WriteRules(row, i, inputs.rules);
     inputs.sampling[i] = row.sampling;
     inputs.adjustment_start[i] = adjustments_.size();
     adjustments_.Append(row.adjustments.data(), row.adjustments.size());
@@ -140,6 +145,21 @@ absl::Status Decoder::GatherInputs(std::span<const DecodeRow> rows) {
   inputs_.Upload(backend_, StepInputs::Bytes(shape()));
   SPOTD_RETURN_IF_ERROR(adjustments_.Upload(backend_));
   return plan_.trace() ? GrowTrace() : absl::OkStatus();
+}
+
+void Decoder::WriteRules(const DecodeRow& row, int32_t i, kernels::BudgetRule* rules) const {
+  for (int32_t layer = 0; layer < config_->layers; ++layer) {
+    const auto at = static_cast<size_t>(layer);
+    kernels::BudgetRule& rule =
+        rules[at * static_cast<size_t>(plan_.rows()) + static_cast<size_t>(i)];
+    if (!row.layer_rules.empty()) {
+      rule = row.layer_rules[at];
+    } else if (selector_ != nullptr && !selector_->budget.empty()) {
+      rule = row.policy.LayerRule(selector_->budget[at]);
+    } else {
+      rule = row.policy.Rule();
+    }
+  }
 }
 
 absl::Status Decoder::GrowTrace() {

@@ -25,6 +25,7 @@ class Decoder {
  public:
   static absl::StatusOr<std::unique_ptr<Decoder>> Create(kernels::Backend* backend,
                                                          const ModelConfig* config,
+                                                         const SelectorConfig* selector,
                                                          const Limits& limits, ForwardPass* forward,
                                                          const StepBuffers* buffers);
   // The layout of the store that `forward` is attached to. Called before Decode.
@@ -40,8 +41,8 @@ class Decoder {
   size_t bytes() const;
 
  private:
-  Decoder(kernels::Backend* backend, const ModelConfig* config, const Limits& limits,
-          ForwardPass* forward, const StepBuffers* buffers);
+  Decoder(kernels::Backend* backend, const ModelConfig* config, const SelectorConfig* selector,
+          const Limits& limits, ForwardPass* forward, const StepBuffers* buffers);
 
   absl::Status Check(std::span<const DecodeRow> rows) const;
   absl::Status CheckRow(const DecodeRow& row) const;
@@ -60,10 +61,15 @@ class Decoder {
   size_t ResultsBytes(int32_t rows) const {
     return StepResults::Bytes(rows, config_->layers, config_->kv_heads);
   }
-  StepShape shape() const { return {plan_.rows(), plan_.rows(), plan_.table_stride()}; }
+  StepShape shape() const {
+    return {plan_.rows(), plan_.rows(), plan_.table_stride(), config_->layers};
+  }
+  // The rules of step row `i` in every layer.
+  void WriteRules(const DecodeRow& row, int32_t i, kernels::BudgetRule* rules) const;
 
   kernels::Backend* backend_;
   const ModelConfig* config_;
+  const SelectorConfig* selector_;  // nullable
   Limits limits_;
   ForwardPass* forward_;
   const StepBuffers* buffers_;

@@ -51,7 +51,8 @@ void ForwardPass::RunLayer(const ForwardStep& step, int32_t index) {
   Append(step, layer, cache);
   if (step.observer != nullptr) {
     step.observer->OnLayer({index, rows, buffers_->normed.data(), buffers_->q.data(), cache,
-                            step.batch.block_tables, step.positions});
+                            step.batch.num_seqs, step.batch.block_tables, step.batch.table_stride,
+                            step.positions});
   }
 
   const bool last = index + 1 == config_->layers;
@@ -146,7 +147,7 @@ void ForwardPass::Attend(const ForwardStep& step, int32_t index) {
   args.selector_heads = selector_ == nullptr ? 0 : selector_->heads;
   args.selector_q = buffers_->selector_q.data();
   args.selector_w = buffers_->selector_w.data();
-  args.rules = step.rules;
+  args.rules = step.rules + static_cast<size_t>(index) * static_cast<size_t>(step.batch.num_rows);
   args.block_lse = buffers_->block_lse.as<float>();
   args.selected = step.selected + static_cast<size_t>(index) * step.selected_layer_stride;
   args.counts = step.counts;

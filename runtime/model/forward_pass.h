@@ -30,7 +30,7 @@ struct ForwardStep {
 
   // Decode only; without a plan the step is a prefill.
   const DecodePlan* plan = nullptr;
-  const kernels::BudgetRule* rules = nullptr;  // [rows]
+  const kernels::BudgetRule* rules = nullptr;  // [layers, rows]
   int32_t* selected = nullptr;                 // [rows, kv_heads, table_stride] of layer 0
   size_t selected_layer_stride =
       0;  // elements from one layer's lists to the next; 0: layers share the space

@@ -7,15 +7,18 @@
 
 namespace spotd::model {
 
-// One layer of one prefill chunk. Pointers are in backend memory and valid only during the call.
+// One layer of a prefill of one or several chunks. Pointers are in backend memory and valid only
+// during the call.
 struct LayerView {
   int32_t layer;
-  int32_t rows;                // tokens of the chunk
+  int32_t rows;                // tokens of all chunks
   const void* x;               // [rows, hidden] Act: normalised input of the attention block
   const void* q;               // [rows, q_heads, head_dim] Act: queries after RoPE
-  kernels::KvLayer kv;         // this layer's cache; the chunk's K and V are in it
-  const int32_t* block_table;  // the sequence's blocks
-  const int32_t* positions;    // [rows] RoPE positions
+  kernels::KvLayer kv;         // this layer's cache; the chunks' K and V are in it
+  int32_t sequences;           // chunks, one of each sequence
+  const int32_t* block_table;  // [sequences, table_stride] the sequences' blocks
+  int32_t table_stride;
+  const int32_t* positions;  // [rows] RoPE positions
 };
 
 class LayerObserver {

@@ -21,6 +21,15 @@ absl::Status CheckShare(std::string_view field, float value) {
   return InvalidArgument("policy.", field, " is ", value, "; it must be above 0 and at most 1");
 }
 
+// `calibrated` moved by as much, in log odds, as `asked` is from `standard`.
+float MoveShare(float calibrated, float asked, float standard) {
+  if (calibrated >= 1.0f || asked >= 1.0f) return 1.0f;
+  if (asked == standard) return calibrated;
+  const auto odds = [](float p) { return double{p} / (1.0 - double{p}); };
+  const double moved = odds(calibrated) * odds(asked) / odds(standard);
+  return static_cast<float>(moved / (1.0 + moved));
+}
+
 absl::Status CheckTokens(std::string_view field, int32_t value) {
   if (value >= 0 && value <= kMaxTokens) return absl::OkStatus();
   return InvalidArgument("policy.", field, " is ", value, "; it must be between 0 and ",
@@ -92,6 +101,17 @@ kernels::BudgetRule Policy::Rule() const {
       rule.kind = k_tokens > 0 ? BudgetKind::kFixedTokens : BudgetKind::kDualTopP;
       break;
   }
+  return rule;
+}
+
+kernels::BudgetRule Policy::LayerRule(const LayerBudget& budget) const {
+  kernels::BudgetRule rule = Rule();
+  if (kind != PolicyKind::kDistilled) return rule;
+  const Policy standard;
+  rule.p_residual = MoveShare(budget.p_residual, p_residual, standard.p_residual);
+  rule.p_total = MoveShare(budget.p_total, p_total, standard.p_total);
+  rule.k_min_tokens =
+      static_cast<int32_t>(int64_t{budget.k_min_tokens} * k_min_tokens / standard.k_min_tokens);
   return rule;
 }
 

@@ -24,6 +24,15 @@ enum class PolicyKind : uint8_t {
 std::string_view PolicyName(PolicyKind kind);                   // "full", "distilled", ...
 absl::StatusOr<PolicyKind> ParsePolicy(std::string_view name);  // INVALID_ARGUMENT lists the names
 
+// What policy distilled gives one layer at its default settings; a selector file carries one for
+// each layer once it is calibrated (docs/distillation.md). A p of 1 never stops: such a layer stays
+// dense.
+struct LayerBudget {
+  float p_residual = 0.8f;
+  float p_total = 0.98f;
+  int32_t k_min_tokens = 512;
+};
+
 struct Policy {
   PolicyKind kind = PolicyKind::kFull;
   float p_residual = 0.8f;  // distilled, oracle with k_tokens = 0
@@ -40,8 +49,12 @@ struct Policy {
 
   // INVALID_ARGUMENT names the field and the limit it breaks.
   absl::Status Validate() const;
-  // The rule the kernels apply. Not for kFull.
+  // The rule the kernels apply in every layer without a budget of its own. Not for kFull.
   kernels::BudgetRule Rule() const;
+  // The rule for a layer of a calibrated selector. Policies other than distilled ignore `budget`. A
+  // policy that differs from the defaults moves every layer alike: p_residual and p_total by the
+  // same step in log odds, the floor by the same factor.
+  kernels::BudgetRule LayerRule(const LayerBudget& budget) const;
 };
 
 }  // namespace spotd::model

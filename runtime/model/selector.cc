@@ -56,6 +56,28 @@ class MetadataReader {
     }
     return value;
   }
+  // `count` numbers separated by commas.
+  template <typename T>
+  std::vector<T> Numbers(const std::string& key, size_t count, T least, T most) {
+    const std::string text = Text(key);
+    std::vector<T> values;
+    const char* at = text.data();
+    const char* const text_end = text.data() + text.size();
+    for (bool more = true; more && values.size() <= count;) {
+      T value = {};
+      const auto [end, error] = std::from_chars(at, text_end, value);
+      if (error != std::errc() || !(value >= least && value <= most)) break;
+      values.push_back(value);
+      more = end != text_end && *end == ',';
+      at = more ? end + 1 : end;
+    }
+    if (values.size() != count || at != text_end) {
+      Fail(DataLoss(file_.path(), ": metadata \"", key, "\" is not ", count, " numbers between ",
+                    least, " and ", most, " separated by commas"));
+      values.assign(count, least);
+    }
+    return values;
+  }
   const absl::Status& status() const { return status_; }
 
  private:
@@ -76,9 +98,6 @@ absl::StatusOr<SelectorConfig> ReadConfig(const formats::SafetensorsFile& file) 
   config.block_size = reader.Number<int32_t>("block_size", 1, 1024);
   config.training_tokens = reader.Number<int64_t>("training_tokens", 0, int64_t{1} << 60);
   config.training_length = reader.Number<int32_t>("training_length", 0, 1 << 30);
-  if (reader.Has("calibration")) {
-    config.score_scale = reader.Number<float>("calibration", 1e-3f, 1e3f);
-  }
   SPOTD_RETURN_IF_ERROR(reader.status());
   if (version != "1") {
     return Unimplemented(file.path(), ": selector format_version is \"", version.substr(0, 20),
@@ -88,6 +107,27 @@ absl::StatusOr<SelectorConfig> ReadConfig(const formats::SafetensorsFile& file) 
     return DataLoss(file.path(), ": selector dim is ", config.dim, ", not a multiple of 32");
   }
   return config;
+}
+
+// What calibration added for each layer, where the file has it.
+absl::Status ReadCalibration(const formats::SafetensorsFile& file, int32_t layers,
+                             SelectorConfig* config) {
+  MetadataReader reader(file);
+  const auto count = static_cast<size_t>(layers);
+  if (reader.Has("calibration")) {
+    const bool one = reader.Text("calibration").find(',') == std::string::npos;
+    config->score_scales = reader.Numbers<float>("calibration", one ? 1 : count, 1e-3f, 1e3f);
+    if (one) config->score_scales.resize(count, config->score_scales.front());
+  }
+  if (!reader.Has("budget_p_residual")) return reader.status();
+  const auto p_residual = reader.Numbers<float>("budget_p_residual", count, 1e-6f, 1.0f);
+  const auto p_total = reader.Numbers<float>("budget_p_total", count, 1e-6f, 1.0f);
+  const auto k_min = reader.Numbers<int32_t>("budget_k_min_tokens", count, 0, 1 << 26);
+  SPOTD_RETURN_IF_ERROR(reader.status());
+  for (size_t i = 0; i < count; ++i) {
+    config->budget.push_back({p_residual[i], p_total[i], k_min[i]});
+  }
+  return absl::OkStatus();
 }
 
 // The mismatch that explains most is named first: geometry, then the hash over all of it.
@@ -189,8 +229,9 @@ class InMemorySelector : public SelectorSource {
 absl::StatusOr<std::unique_ptr<SelectorSource>> OpenSelector(const std::string& path,
                                                              const ModelConfig& model) {
   SPOTD_ASSIGN_OR_RETURN(formats::SafetensorsFile file, formats::SafetensorsFile::Open(path));
-  SPOTD_ASSIGN_OR_RETURN(const SelectorConfig config, ReadConfig(file));
+  SPOTD_ASSIGN_OR_RETURN(SelectorConfig config, ReadConfig(file));
   SPOTD_RETURN_IF_ERROR(CheckBelongs(file, model));
+  SPOTD_RETURN_IF_ERROR(ReadCalibration(file, model.layers, &config));
   auto selector = std::make_unique<FileSelector>(std::move(file), config);
   SPOTD_RETURN_IF_ERROR(CheckTensors(*selector, path, model));
   return selector;

@@ -3,16 +3,20 @@
 //   layers.{i}.selector.q.weight [heads * dim, hidden]   layers.{i}.selector.k.weight [dim, hidden]
 //   layers.{i}.selector.w.weight [heads, hidden]         layers.{i}.selector.k_norm.weight [dim]
 //   metadata (strings): format_version, base_model, config_hash, heads, dim, rope_theta,
-//   block_size, training_tokens, training_length, calibration
+//   block_size, training_tokens, training_length; optional calibration (score scale: one number, or
+//   one a layer separated by commas) and, with a number for each layer, budget_p_residual,
+//   budget_p_total, budget_k_min_tokens
 #pragma once
 
 #include <cstdint>
 #include <memory>
 #include <string>
+#include <vector>
 
 #include "absl/status/statusor.h"
 #include "runtime/model/model_config.h"
 #include "runtime/model/model_source.h"
+#include "runtime/model/policy.h"
 
 namespace spotd::model {
 
@@ -23,9 +27,10 @@ struct SelectorConfig {
   int32_t block_size = 16;
   int64_t training_tokens = 0;
   int32_t training_length = 0;
-  // Multiplies the scores before the softmax: the inverse of the calibration temperature, 1 when
-  // not calibrated.
-  float score_scale = 1.0f;
+  // [layers] Multiply the scores before the softmax: the inverse of each layer's calibration
+  // temperature. Empty when not calibrated.
+  std::vector<float> score_scales = {};
+  std::vector<LayerBudget> budget = {};  // [layers]; empty when not calibrated
 };
 
 class SelectorSource {

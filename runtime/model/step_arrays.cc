@@ -35,7 +35,7 @@ StepInputs CarveInputs(Carver& carver, const StepShape& shape) {
   out.positions = carver.Take<int32_t>(rows);
   out.kv_len = carver.Take<int32_t>(seqs);
   out.row_start = carver.Take<int32_t>(seqs + 1);
-  out.rules = carver.Take<kernels::BudgetRule>(seqs);
+  out.rules = carver.Take<kernels::BudgetRule>(seqs * static_cast<size_t>(shape.layers));
   out.sampling = carver.Take<kernels::SamplingParams>(seqs);
   out.adjustment_start = carver.Take<int32_t>(seqs + 1);
   out.block_tables = carver.Take<int32_t>(seqs * static_cast<size_t>(shape.table_stride));

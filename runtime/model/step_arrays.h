@@ -18,6 +18,7 @@ struct StepShape {
   int32_t rows = 0;
   int32_t seqs = 0;
   int32_t table_stride = 0;
+  int32_t layers = 1;  // that have budget rules of their own
 };
 
 // Pointers into a staging block, on the host or on the device: the same shape puts the same array
@@ -28,7 +29,7 @@ struct StepInputs {
   int32_t* kv_len;                    // [seqs]
   int32_t* row_start;                 // [seqs + 1]
   int32_t* block_tables;              // [seqs, table_stride]
-  kernels::BudgetRule* rules;         // [seqs]
+  kernels::BudgetRule* rules;         // [layers, seqs]
   kernels::SamplingParams* sampling;  // [seqs]
   int32_t* adjustment_start;          // [seqs + 1]
 

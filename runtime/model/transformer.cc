@@ -56,9 +56,11 @@ struct Transformer::Impl {
   }
 
   absl::Status CheckChunk(const PrefillChunk& chunk) const;
-  // Issues the chunk; the residual stream of its last `output_rows` rows is in buffers.hidden
+  // Blocks that hold the sequence once the chunk is in it.
+  int32_t UsedBlocks(const PrefillChunk& chunk) const;
+  // Issues the chunks; the residual stream of the last `output_rows` rows is in buffers.hidden
   // afterwards.
-  void RunChunk(const PrefillChunk& chunk, int32_t output_rows);
+  void RunChunks(std::span<const PrefillChunk> chunks, int32_t output_rows);
   void DownloadLogits(int32_t first, std::span<float> logits);
 };
 
@@ -77,12 +79,14 @@ absl::StatusOr<std::unique_ptr<Transformer>> Transformer::Load(
   const StepCapacity capacity = {rows, impl->limits.max_batch, BucketBlocks(max_blocks)};
   SPOTD_ASSIGN_OR_RETURN(impl->buffers,
                          StepBuffers::Create(backend, impl->config, impl->selector(), capacity));
-  const StepShape chunk = {impl->limits.max_prefill_chunk, 1, capacity.table_stride};
+  const StepShape chunk = {impl->limits.max_prefill_chunk, impl->limits.max_batch,
+                           capacity.table_stride};
   SPOTD_ASSIGN_OR_RETURN(impl->prefill_inputs, Staging::Create(backend, StepInputs::Bytes(chunk)));
   impl->forward = std::make_unique<ForwardPass>(backend, &impl->config, &impl->weights,
                                                 impl->selector(), &impl->buffers);
-  SPOTD_ASSIGN_OR_RETURN(impl->decoder, Decoder::Create(backend, &impl->config, impl->limits,
-                                                        impl->forward.get(), &impl->buffers));
+  SPOTD_ASSIGN_OR_RETURN(impl->decoder,
+                         Decoder::Create(backend, &impl->config, impl->selector(), impl->limits,
+                                         impl->forward.get(), &impl->buffers));
   SPOTD_RETURN_IF_ERROR(backend->Synchronize());
   return std::unique_ptr<Transformer>(new Transformer(std::move(impl)));
 }
@@ -109,6 +113,11 @@ void Transformer::AttachStore(kvstore::KvStore* store) {
   impl_->decoder->AttachStore(store->layout());
 }
 
+int32_t Transformer::Impl::UsedBlocks(const PrefillChunk& chunk) const {
+  const int32_t end = chunk.table->num_tokens() + static_cast<int32_t>(chunk.tokens.size());
+  return (end + limits.block_tokens - 1) / limits.block_tokens;
+}
+
 absl::Status Transformer::Impl::CheckChunk(const PrefillChunk& chunk) const {
   SPOTD_CHECK(forward->attached());
   SPOTD_CHECK(chunk.positions.empty() || chunk.positions.size() == chunk.tokens.size());
@@ -129,32 +138,44 @@ absl::Status Transformer::Impl::CheckChunk(const PrefillChunk& chunk) const {
   return absl::OkStatus();
 }
 
-void Transformer::Impl::RunChunk(const PrefillChunk& chunk, int32_t output_rows) {
-  const std::vector<kvstore::BlockId>& blocks = chunk.table->blocks();
-  const auto rows = static_cast<int32_t>(chunk.tokens.size());
-  const int32_t before = chunk.table->num_tokens();
-  const int32_t used = (before + rows + limits.block_tokens - 1) / limits.block_tokens;
-  const StepShape shape = {rows, 1, used};
-  const StepInputs host = StepInputs::At(prefill_inputs.host(), shape);
-  std::copy(chunk.tokens.begin(), chunk.tokens.end(), host.tokens);
-  if (chunk.positions.empty()) {
-    std::iota(host.positions, host.positions + rows, before);
-  } else {
-    std::copy(chunk.positions.begin(), chunk.positions.end(), host.positions);
+void Transformer::Impl::RunChunks(std::span<const PrefillChunk> chunks, int32_t output_rows) {
+  StepShape shape = {0, static_cast<int32_t>(chunks.size()), 0};
+  for (const PrefillChunk& chunk : chunks) {
+    shape.rows += static_cast<int32_t>(chunk.tokens.size());
+    shape.table_stride = std::max(shape.table_stride, UsedBlocks(chunk));
   }
-  host.kv_len[0] = before + rows;
-  host.row_start[0] = 0;
-  host.row_start[1] = rows;
-  std::copy_n(blocks.begin(), used, host.block_tables);
+  const StepInputs host = StepInputs::At(prefill_inputs.host(), shape);
+  int32_t row = 0;
+  int32_t longest = 0;
+  for (size_t s = 0; s < chunks.size(); ++s) {
+    const PrefillChunk& chunk = chunks[s];
+    const auto rows = static_cast<int32_t>(chunk.tokens.size());
+    const int32_t before = chunk.table->num_tokens();
+    std::copy(chunk.tokens.begin(), chunk.tokens.end(), host.tokens + row);
+    if (chunk.positions.empty()) {
+      std::iota(host.positions + row, host.positions + row + rows, before);
+    } else {
+      std::copy(chunk.positions.begin(), chunk.positions.end(), host.positions + row);
+    }
+    host.kv_len[s] = before + rows;
+    host.row_start[s] = row;
+    int32_t* table = host.block_tables + s * static_cast<size_t>(shape.table_stride);
+    std::copy_n(chunk.table->blocks().begin(), UsedBlocks(chunk), table);
+    std::fill(table + UsedBlocks(chunk), table + shape.table_stride, 0);
+    row += rows;
+    longest = std::max(longest, before + rows);
+  }
+  host.row_start[chunks.size()] = row;
   prefill_inputs.Upload(backend, StepInputs::Bytes(shape));
 
   const StepInputs inputs = StepInputs::At(prefill_inputs.device(), shape);
   ForwardStep step;
-  step.batch = {1, rows, before + rows, inputs.block_tables, used, inputs.kv_len, inputs.row_start};
+  step.batch = {shape.seqs,         shape.rows,    longest,         inputs.block_tables,
+                shape.table_stride, inputs.kv_len, inputs.row_start};
   step.tokens = inputs.tokens;
   step.positions = inputs.positions;
   step.output_rows = output_rows;
-  step.observer = chunk.observer;
+  step.observer = chunks.front().observer;
   forward->Run(step);
 }
 
@@ -167,10 +188,22 @@ void Transformer::Impl::DownloadLogits(int32_t first, std::span<float> logits) {
 absl::Status Transformer::Prefill(const PrefillChunk& chunk, std::span<float> logits) {
   SPOTD_RETURN_IF_ERROR(impl_->CheckChunk(chunk));
   SPOTD_CHECK(logits.empty() || logits.size() == static_cast<size_t>(impl_->config.vocab));
-  impl_->RunChunk(chunk, logits.empty() ? 0 : 1);
+  impl_->RunChunks({&chunk, 1}, logits.empty() ? 0 : 1);
   if (!logits.empty()) {
     impl_->DownloadLogits(static_cast<int32_t>(chunk.tokens.size()) - 1, logits);
   }
+  return impl_->backend->Synchronize();
+}
+
+absl::Status Transformer::PrefillMany(std::span<const PrefillChunk> chunks) {
+  size_t tokens = 0;
+  for (const PrefillChunk& chunk : chunks) {
+    SPOTD_RETURN_IF_ERROR(impl_->CheckChunk(chunk));
+    tokens += chunk.tokens.size();
+  }
+  SPOTD_CHECK(!chunks.empty() && chunks.size() <= static_cast<size_t>(impl_->limits.max_batch) &&
+              tokens <= static_cast<size_t>(impl_->limits.max_prefill_chunk));
+  impl_->RunChunks(chunks, 0);
   return impl_->backend->Synchronize();
 }
 
@@ -178,7 +211,7 @@ absl::Status Transformer::PrefillAllLogits(const PrefillChunk& chunk, std::span<
   SPOTD_RETURN_IF_ERROR(impl_->CheckChunk(chunk));
   const auto vocab = static_cast<size_t>(impl_->config.vocab);
   SPOTD_CHECK(logits.size() == chunk.tokens.size() * vocab);
-  impl_->RunChunk(chunk, static_cast<int32_t>(chunk.tokens.size()));
+  impl_->RunChunks({&chunk, 1}, static_cast<int32_t>(chunk.tokens.size()));
   // The logits buffer is sized for a decode batch.
   const auto at_once = static_cast<size_t>(impl_->limits.max_batch);
   for (size_t first = 0; first < chunk.tokens.size(); first += at_once) {

@@ -57,6 +57,8 @@ struct DecodeRow {
   kvstore::BlockTable* table =
       nullptr;  // room for one token reserved; committed by the caller afterwards
   Policy policy;
+  // Evaluation only: the rule of each layer, instead of the policy's. Empty or [layers].
+  std::span<const kernels::BudgetRule> layer_rules = {};
   kernels::SamplingParams sampling;
   std::span<const kernels::TokenAdjustment> adjustments;
   SelectionTrace* trace = nullptr;  // nullable
@@ -95,7 +97,10 @@ class Transformer {
   // Runs the chunk. When `logits` is not empty ([vocab]) the last token's logits are written to it,
   // on the host.
   absl::Status Prefill(const PrefillChunk& chunk, std::span<float> logits);
-  // As above for all positions ([tokens, vocab]): tests and evaluation.
+  // One chunk of each of several sequences in one pass, without logits: training. At most max_batch
+  // chunks with max_prefill_chunk tokens in all. The first chunk's observer sees all of them.
+  absl::Status PrefillMany(std::span<const PrefillChunk> chunks);
+  // As Prefill for all positions ([tokens, vocab]): tests and evaluation.
   absl::Status PrefillAllLogits(const PrefillChunk& chunk, std::span<float> logits);
 
   // One token for each row: rows.size() in 1..max_batch, results.size() == rows.size(). When

@@ -117,7 +117,9 @@ class Loader {
     SPOTD_ASSIGN_OR_RETURN(out->selector_k_norm, UploadFloats(ToFloats(k_norm)));
     // Scores are linear in the mixing weights, so the calibration scale costs nothing there.
     std::vector<float> mixing = ToFloats(w);
-    for (float& value : mixing) value *= config.score_scale;
+    const float scale =
+        config.score_scales.empty() ? 1.0f : config.score_scales[static_cast<size_t>(layer)];
+    for (float& value : mixing) value *= scale;
     const TensorView scaled = {DType::kF32, w.shape, mixing.data(), mixing.size() * sizeof(float)};
     SPOTD_ASSIGN_OR_RETURN(out->selector_w, Pack(scaled, name("w"), config.heads, hidden, nullptr));
     return absl::OkStatus();

@@ -19,6 +19,7 @@ constexpr int32_t kKvHeads = 3;
 constexpr int32_t kHeadDim = 32;
 constexpr int32_t kBlockTokens = 16;
 constexpr int32_t kBlocks = (kRows + kBlockTokens - 1) / kBlockTokens;
+constexpr int32_t kSequences = 2;
 constexpr int64_t kWeights =
     int64_t{kHeads} * kDim * kHidden + kDim * kHidden + kHeads * kHidden + kDim;
 
@@ -36,30 +37,34 @@ SelectorTensors Slices(float* flat) {
 }
 
 std::vector<int32_t> Positions() {
-  std::vector<int32_t> positions(kRows);
-  std::iota(positions.begin(), positions.end(), 0);
-  for (int32_t i = 200; i < kRows; ++i) positions[static_cast<size_t>(i)] += 6000;
+  std::vector<int32_t> positions(kSequences * kRows);
+  for (int32_t i = 0; i < kSequences * kRows; ++i) {
+    const int32_t row = i % kRows;
+    positions[static_cast<size_t>(i)] = row < 200 ? row : row + 6000 + i;
+  }
   return positions;
 }
 
 std::vector<Bf16> KeyBlocks() {
   std::vector<Bf16> kv;
-  for (const float key : RandomActs(size_t{kBlocks} * 2 * kKvHeads * kBlockTokens * kHeadDim, 3)) {
+  for (const float key :
+       RandomActs(size_t{kSequences * kBlocks} * 2 * kKvHeads * kBlockTokens * kHeadDim, 3)) {
     kv.push_back(ToBf16(key));
   }
   return kv;
 }
 
-Result Train(Device& device, float sparse_fraction, int repeats) {
+Result Train(Device& device, float sparse_fraction, int repeats, bool learn = true) {
   auto kernels = CreateDistillKernels(&*device, 2);
   EXPECT_TRUE(kernels.ok()) << kernels.status();
-  Buffer x = device.PutActs(RandomActs(size_t{kRows} * kHidden, 1));
-  Buffer q = device.PutActs(RandomActs(size_t{kRows} * kQHeads * kHeadDim, 2));
+  Buffer x = device.PutActs(RandomActs(size_t{kSequences * kRows} * kHidden, 1));
+  Buffer q = device.PutActs(RandomActs(size_t{kSequences * kRows} * kQHeads * kHeadDim, 2));
   Buffer kv = device.Put(KeyBlocks());
-  std::vector<int32_t> table(kBlocks);
+  std::vector<int32_t> table(kSequences * kBlocks);
   std::iota(table.rbegin(), table.rend(), 0);
   Buffer block_table = device.Put(table);
-  Buffer queries = device.Put(std::vector<int32_t>{0, 40, 130, 131, 255, 300, 332});
+  Buffer queries =
+      device.Put(std::vector<int32_t>{0, 40, 130, 131, 255, 300, 332, 7, 8, 9, 77, 200, 250, 331});
   Buffer positions = device.Put(Positions());
   std::vector<float> frequencies(kDim / 2);
   for (size_t i = 0; i < frequencies.size(); ++i) {
@@ -72,22 +77,18 @@ Result Train(Device& device, float sparse_fraction, int repeats) {
   Buffer second = device.Put(std::vector<float>(kWeights, 0.0f));
 
   DistillArgs args{};
+  args.sequences = kSequences;
   args.rows = kRows;
   args.hidden = kHidden;
   args.x = x.data();
   args.q = q.data();
-  args.layer = {kv.data(),
-                nullptr,
-                nullptr,
-                kBlocks,
-                kBlockTokens,
-                kKvHeads,
-                kHeadDim,
-                0,
-                SelectorKeyFormat::kNone};
+  args.layer = {kv.data(), nullptr,  nullptr, kSequences * kBlocks,    kBlockTokens,
+                kKvHeads,  kHeadDim, 0,       SelectorKeyFormat::kNone};
   args.block_table = block_table.as<int32_t>();
+  args.table_stride = kBlocks;
   args.q_heads = kQHeads;
   args.teacher_scale = 0.3f;
+  args.teacher_power = 1.0f;
   args.num_queries = 7;
   args.queries = queries.as<int32_t>();
   args.positions = positions.as<int32_t>();
@@ -99,10 +100,11 @@ Result Train(Device& device, float sparse_fraction, int repeats) {
   args.recency_tokens = 64;
   args.full_weight = 1.0f;
   args.residual_weight = 0.5f;
+  args.recall_fraction = 0.1f;
   args.sparse_fraction = sparse_fraction;
   args.gradient_scale = 0.25f;
   args.weights = Slices(weights.as<float>());
-  args.gradients = Slices(gradients.as<float>());
+  if (learn) args.gradients = Slices(gradients.as<float>());
 
   (*kernels)->Zero(gradients.as<float>(), kWeights);
   for (int i = 0; i < repeats; ++i) (*kernels)->Accumulate(args);
@@ -134,16 +136,27 @@ TEST(DistillGpuTest, LossAndGradientsAreTheHosts) {
     const Result host = Train(Reference(), sparse_fraction, 2);
     const Result gpu = Train(Gpu(), sparse_fraction, 2);
     EXPECT_EQ(gpu.stats.queries, host.stats.queries);
-    EXPECT_NEAR(gpu.stats.loss, host.stats.loss, 1e-3 * std::abs(host.stats.loss));
-    EXPECT_NEAR(gpu.stats.kl, host.stats.kl, 1e-3 * std::abs(host.stats.kl));
+    // Operands of products are rounded to TF32's 10 bits of mantissa, 5e-4 each; the gradient's
+    // differences of probabilities enlarge that.
+    EXPECT_NEAR(gpu.stats.loss, host.stats.loss, 2e-3 * std::abs(host.stats.loss));
+    EXPECT_NEAR(gpu.stats.kl, host.stats.kl, 2e-3 * std::abs(host.stats.kl));
     EXPECT_NEAR(gpu.stats.residual_kl, host.stats.residual_kl,
-                1e-3 * std::abs(host.stats.residual_kl));
+                2e-3 * std::abs(host.stats.residual_kl));
     EXPECT_NEAR(gpu.stats.recalled_mass, host.stats.recalled_mass,
                 2e-2 * std::abs(host.stats.recalled_mass));
-    EXPECT_LT(RelativeError(gpu.gradients, host.gradients), 1e-3);
-    EXPECT_NEAR(gpu.squares, host.squares, 1e-3 * host.squares);
+    EXPECT_NEAR(gpu.stats.believed_mass, host.stats.believed_mass,
+                2e-2 * std::abs(host.stats.believed_mass));
+    EXPECT_LT(RelativeError(gpu.gradients, host.gradients), 2e-2);
+    EXPECT_NEAR(gpu.squares, host.squares, 2e-2 * host.squares);
     EXPECT_LT(LargestError(gpu.weights, host.weights), 2.1e-2);  // a step's sign may flip near zero
   }
+}
+
+TEST(DistillGpuTest, MeasuringLeavesGradientsAlone) {
+  const Result trained = Train(Gpu(), 0.0f, 1);
+  const Result measured = Train(Gpu(), 0.0f, 1, false);
+  EXPECT_EQ(measured.stats.loss, trained.stats.loss);
+  EXPECT_EQ(measured.squares, 0.0);
 }
 
 TEST(DistillGpuTest, RunsRepeatBitForBit) {

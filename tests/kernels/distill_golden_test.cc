@@ -88,6 +88,7 @@ TEST(DistillGoldenTest, LossAndGradientsMatchAutograd) {
   args.recency_tokens = g.Int("recency");
   args.full_weight = g.Float("full_weight");
   args.residual_weight = g.Float("residual_weight");
+  args.recall_fraction = 0.1f;
   args.gradient_scale = 1.0f;
   args.weights = {weights[0].data(), weights[1].data(), weights[2].data(), weights[3].data()};
   args.gradients = {gradients[0].data(), gradients[1].data(), gradients[2].data(),

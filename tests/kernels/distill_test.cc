@@ -68,6 +68,7 @@ struct Problem {
     args.block_table = block_table.data();
     args.q_heads = kQHeads;
     args.teacher_scale = 0.35f;
+    args.teacher_power = 1.5f;
     args.num_queries = static_cast<int32_t>(queries.size());
     args.queries = queries.data();
     args.positions = positions.data();
@@ -79,6 +80,7 @@ struct Problem {
     args.recency_tokens = 8;
     args.full_weight = 1.0f;
     args.residual_weight = 0.7f;
+    args.recall_fraction = 0.1f;
     args.gradient_scale = 1.0f;
     args.weights = Slices(weights);
     args.gradients = Slices(gradients);
@@ -115,20 +117,37 @@ std::vector<double> SoftmaxOf(std::vector<double> scores) {
   return scores;
 }
 
-std::vector<double> Teacher(const Problem& p, int32_t row) {
-  std::vector<double> mean(row + 1, 0.0);
-  for (int32_t h = 0; h < kQHeads; ++h) {
-    std::vector<double> scores(row + 1, 0.0);
-    for (int32_t j = 0; j <= row; ++j) {
-      for (int32_t i = 0; i < kHeadDim; ++i) {
-        scores[j] += double{p.q[(row * kQHeads + h) * kHeadDim + i]} *
-                     p.keys[(j * kKvHeads + h / (kQHeads / kKvHeads)) * kHeadDim + i];
-      }
-      scores[j] *= p.args.teacher_scale;
+std::vector<double> HeadProbabilities(const Problem& p, int32_t row, int32_t h) {
+  std::vector<double> scores(row + 1, 0.0);
+  for (int32_t j = 0; j <= row; ++j) {
+    for (int32_t i = 0; i < kHeadDim; ++i) {
+      scores[j] += double{p.q[(row * kQHeads + h) * kHeadDim + i]} *
+                   p.keys[(j * kKvHeads + h / (kQHeads / kKvHeads)) * kHeadDim + i];
     }
-    const std::vector<double> probabilities = SoftmaxOf(scores);
-    for (int32_t j = 0; j <= row; ++j) mean[j] += probabilities[j] / kQHeads;
+    scores[j] *= p.args.teacher_scale;
   }
+  return SoftmaxOf(scores);
+}
+
+// The heads' mean outside the residual; within it their mean weighted by residual mass to a power,
+// with the plain mean's total.
+std::vector<double> Teacher(const Problem& p, int32_t row) {
+  const auto residual = [&](int32_t j) {
+    return j >= p.args.sink_tokens && j <= row - p.args.recency_tokens;
+  };
+  std::vector<double> mean(row + 1, 0.0);
+  double total = 0;
+  double weighted_total = 0;
+  for (int32_t h = 0; h < kQHeads; ++h) {
+    const std::vector<double> head = HeadProbabilities(p, row, h);
+    double mass = 0;
+    for (int32_t j = 0; j <= row; ++j) mass += residual(j) ? head[j] : 0;
+    const double weight = std::pow(mass, double{p.args.teacher_power});
+    total += mass;
+    weighted_total += weight * mass;
+    for (int32_t j = 0; j <= row; ++j) mean[j] += (residual(j) ? weight : 1) * head[j] / kQHeads;
+  }
+  for (int32_t j = 0; j <= row; ++j) mean[j] *= residual(j) ? total / weighted_total : 1;
   return mean;
 }
 
@@ -282,6 +301,46 @@ TEST(DistillTest, AdamWFollowsThePublishedRule) {
           0.1 * w);
     EXPECT_NEAR(weight, w, 1e-6);
   }
+}
+
+TEST(DistillTest, SeveralSequencesAreTheSumOfEach) {
+  Problem one;
+  const DistillStats single = RunOnce(*cpu::CreateCpuDistillKernels(2), one.args);
+  Problem two;
+  const auto twice = [](auto values) {
+    auto doubled = values;
+    doubled.insert(doubled.end(), values.begin(), values.end());
+    return doubled;
+  };
+  const std::vector<float> x = twice(two.x);
+  const std::vector<float> q = twice(two.q);
+  const std::vector<int32_t> table = twice(two.block_table);
+  const std::vector<int32_t> queries = twice(two.queries);
+  const std::vector<int32_t> positions = twice(two.positions);
+  two.args.sequences = 2;
+  two.args.x = x.data();
+  two.args.q = q.data();
+  two.args.block_table = table.data();
+  two.args.table_stride = 3;
+  two.args.queries = queries.data();
+  two.args.positions = positions.data();
+  const DistillStats both = RunOnce(*cpu::CreateCpuDistillKernels(2), two.args);
+  EXPECT_EQ(both.queries, 2 * single.queries);
+  EXPECT_NEAR(both.loss, 2 * single.loss, 1e-6 * std::abs(single.loss));
+  for (size_t i = 0; i < one.gradients.size(); ++i) {
+    EXPECT_NEAR(two.gradients[i], 2 * one.gradients[i], 1e-5 + 1e-4 * std::abs(one.gradients[i]));
+  }
+}
+
+TEST(DistillTest, WithoutGradientsTheLossIsOnlyMeasured) {
+  Problem p;
+  const DistillStats trained = RunOnce(*cpu::CreateCpuDistillKernels(2), p.args);
+  p.args.gradients = {};
+  const DistillStats measured = RunOnce(*cpu::CreateCpuDistillKernels(2), p.args);
+  EXPECT_EQ(measured.loss, trained.loss);
+  EXPECT_EQ(measured.believed_mass, trained.believed_mass);
+  EXPECT_GT(measured.believed_mass, 0);
+  EXPECT_LE(measured.believed_mass, measured.queries * (1 + 1e-6));
 }
 
 }  // namespace

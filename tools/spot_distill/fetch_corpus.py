@@ -7,10 +7,14 @@ About 58 MB (15 million tokens) in OUT_DIR/train, and one document in twenty, ch
 OUT_DIR/held-out for judging: the Linux kernel's documentation, Perl's, Python's, the Debian reference and the Debian
 handbook, and the sources of Python's standard library. Needs apt-get and dpkg-deb. The file list is sorted and each
 document keeps its package's path in its name, so a corpus of the same package versions is the same byte for byte.
+
+One training document in three also gives a conversation, OUT_DIR/train/*.chat.txt: a passage of it with facts inserted,
+questions about them, a chain of variables to follow or a line to repeat, and the answers, with ChatML's markers.
 """
 import gzip
 import html.parser
 import pathlib
+import random as random_numbers
 import subprocess
 import sys
 import tempfile
@@ -29,6 +33,19 @@ SOURCES = {
     "libpython3.11-stdlib": (("usr/lib/python3.11", (".py",)),),
     "libpython3.11-minimal": (("usr/lib/python3.11", (".py",)),),
 }
+
+
+CHAT_ONE_IN = 3
+PASSAGE_BYTES = 2600  # about 800 tokens: passage and answers fit a training sequence
+NAMES = ("Avery", "Blake", "Casey", "Devon", "Ellis", "Finley", "Harper", "Jordan", "Kendall", "Logan", "Morgan", "Parker")
+THINGS = ("the harbour gate", "the blue cabinet", "the archive room", "the night train", "the north tower", "the test rig",
+          "the seed vault", "the spare server", "the old bakery", "the river ferry", "the glass house", "the print shop")
+PHRASES = (("The access code of {thing} is {number}.", "What is the access code of {thing}?", "The access code of {thing} is {number}."),
+           ("{name} keeps {number} crates in {thing}.", "How many crates does {name} keep in {thing}?", "{number}"),
+           ("Note for later: the number to remember for {thing} is {number}.",
+            "Which number is to be remembered for {thing}?", "It is {number}."),
+           ("According to {name}, the ticket for {thing} has the number {number}.",
+            "Which ticket number does {name} give for {thing}?", "{name} gives {number}."))
 
 
 class TextOfHtml(html.parser.HTMLParser):
@@ -77,6 +94,61 @@ def unpack(package: str, root: pathlib.Path) -> pathlib.Path:
     return target
 
 
+def fact_task(random: random_numbers.Random) -> tuple[list[str], str, str]:
+    """Lines to insert, a question and its answer."""
+    facts = []
+    for thing in random.sample(THINGS, 3):
+        words = {"thing": thing, "name": random.choice(NAMES), "number": random.randrange(1000, 1000000)}
+        facts.append([part.format(**words) for part in random.choice(PHRASES)])
+    asked = random.sample(facts, random.choice((1, 2, 3)))
+    return ([fact[0] for fact in facts], " ".join(fact[1] for fact in asked), " ".join(fact[2] for fact in asked))
+
+
+def track_task(random: random_numbers.Random) -> tuple[list[str], str, str]:
+    names = [f"X{n}" for n in random.sample(range(10, 99), 6)]
+    first, second = random.sample(range(10000, 99999), 2)
+    lines = [f"VAR {names[0]} = {first}", f"VAR {names[1]} = {second}"]
+    lines += [f"VAR {names[i]} = VAR {names[i - 2]}" for i in range(2, 6)]
+    return lines, f"Which variables have the value {first}?", f"{names[0]}, {names[2]}, {names[4]}"
+
+
+def chat_of(text: str, seed: int) -> str | None:
+    """A conversation about a passage of `text`; None where it has too few lines."""
+    random = random_numbers.Random(seed)
+    start = text.find("\n", random.randrange(max(1, len(text) - PASSAGE_BYTES))) + 1
+    lines = text[start : start + PASSAGE_BYTES].splitlines()
+    if len(lines) < 12:
+        return None
+    kind = seed % 3
+    if kind == 2:
+        long_lines = [line.strip() for line in lines if len(line.split()) >= 7 and lines.count(line) == 1]
+        if not long_lines:
+            return None
+        line = random.choice(long_lines)
+        inserted, question, answer = [], f'Repeat the line that begins with "{" ".join(line.split()[:3])}".', line
+    else:
+        inserted, question, answer = (fact_task, track_task)[kind](random)
+    for line, place in zip(inserted, sorted(random.sample(range(1, len(lines)), len(inserted)))):
+        lines.insert(place, line)
+    ask_first = question + "\n\n" if random.random() < 0.3 else ""
+    passage = "\n".join(lines)
+    return (f"<|im_start|>user\n{ask_first}{passage}\n\n{question}<|im_end|>\n"
+            f"<|im_start|>assistant\n{answer}<|im_end|>\n")
+
+
+def write_chats(train: pathlib.Path) -> int:
+    written = 0
+    for path in sorted(p for p in train.glob("*.txt") if not p.name.endswith(".chat.txt")):
+        seed = zlib.crc32(path.name.encode())
+        if seed % CHAT_ONE_IN:
+            continue
+        chat = chat_of(path.read_text(encoding="utf-8"), seed // CHAT_ONE_IN)
+        if chat is not None:
+            path.with_name(path.name.removesuffix(".txt") + ".chat.txt").write_text(chat, encoding="utf-8")
+            written += 1
+    return written
+
+
 def main() -> int:
     if len(sys.argv) != 2:
         print(__doc__, file=sys.stderr)
@@ -98,6 +170,7 @@ def main() -> int:
                     (out / part / name).write_text(text, encoding="utf-8")
                     documents += 1
                     size += len(text.encode())
+    documents += write_chats(out / "train")
     print(f"{documents} documents, {size / 1e6:.1f} MB in {out}")
     return 0
 

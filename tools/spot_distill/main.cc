@@ -1,5 +1,6 @@
 // spot-distill: trains a selector for a checkpoint from plain text files. docs/distillation.md is
 // its guide.
+#include <algorithm>
 #include <csignal>
 #include <cstdio>
 #include <filesystem>
@@ -18,6 +19,7 @@
 #include "runtime/distill/trainer.h"
 #include "runtime/model/model_source.h"
 #include "runtime/text/tokenizer.h"
+#include "tools/spot_distill/calibrate.h"
 #include "tools/spot_distill/progress.h"
 
 ABSL_FLAG(std::string, model, "", "checkpoint: a .gguf file or a Hugging Face directory");
@@ -30,7 +32,7 @@ ABSL_FLAG(std::string, backend, "auto", "auto, cpu, cuda or ref");
 ABSL_FLAG(int, threads, 0, "host threads; 0 = one per core");
 ABSL_FLAG(int, length, 1024, "tokens of a training sequence");
 ABSL_FLAG(int64_t, tokens, 20'000'000, "training tokens in all");
-ABSL_FLAG(int, sequences, 16, "sequences in an optimiser step");
+ABSL_FLAG(int, sequences, 8, "sequences in an optimiser step");
 ABSL_FLAG(int, queries, 128, "rows of each sequence that enter the loss");
 ABSL_FLAG(int, heads, 4, "selector heads");
 ABSL_FLAG(int, dim, 0, "selector head dimension; 0 = the model's head_dim");
@@ -40,6 +42,8 @@ ABSL_FLAG(double, clip, 1.0, "gradient norm limit");
 ABSL_FLAG(double, full_weight, 1.0, "weight of the KL over all tokens");
 ABSL_FLAG(double, residual_weight, 1.0,
           "weight of the KL over the tokens outside sinks and recency");
+ABSL_FLAG(double, teacher_power, 1.0,
+          "heads count by their mass outside sinks and recency to this power; 0: the plain mean");
 ABSL_FLAG(double, sparse_stage, 0.0,
           "share of the steps, at the end, that train on the chosen blocks only");
 ABSL_FLAG(double, sparse_fraction, 0.10, "density of the sparse stage");
@@ -49,6 +53,18 @@ ABSL_FLAG(double, skip, 0.75, "share of the sequences trained with skipped posit
 ABSL_FLAG(int, serve_length, 0,
           "longest position that skipping shows; 0 = the model's context length");
 ABSL_FLAG(int64_t, seed, 1, "seed of weights, text order and positions");
+ABSL_FLAG(
+    std::string, calibrate, "",
+    "instead of training: the selector file to fit temperatures and layer budgets for, into --out");
+ABSL_FLAG(int, context, 0, "calibration: tokens of context; 0 = the model's context length");
+ABSL_FLAG(double, density, 0.15, "calibration: mean density that the default settings shall have");
+ABSL_FLAG(int, documents, 12, "calibration: long documents searched with; as many others judge");
+ABSL_FLAG(int, tail, 32, "calibration: tokens decoded at the end of each document");
+ABSL_FLAG(int, rounds, 3, "calibration: rounds of the budget search");
+ABSL_FLAG(std::vector<std::string>, rules, std::vector<std::string>({"p_residual", "p_total"}),
+          "calibration: budget rules to search: p_residual, p_total, fraction");
+ABSL_FLAG(std::vector<std::string>, densities, {},
+          "calibration: further densities to search and report, for comparison");
 ABSL_FLAG(int, held_out_sequences, 16, "held-out sequences evaluated at the end");
 
 namespace spotd::distill {
@@ -58,6 +74,9 @@ constexpr char kUsage[] =
     "distils a selector from a frozen model's attention.\n"
     "  spot-distill --model M.gguf --corpus texts/ --length 1024 --tokens 20000000 --out "
     "selector.safetensors";
+
+// Tokens that a device runs in one pass.
+constexpr int32_t kDeviceRows = 16384;
 
 volatile std::sig_atomic_t g_interrupted = 0;
 
@@ -84,6 +103,7 @@ TrainerOptions OptionsFromFlags(const model::ModelConfig& model) {
   options.clip_norm = absl::GetFlag(FLAGS_clip);
   options.full_weight = static_cast<float>(absl::GetFlag(FLAGS_full_weight));
   options.residual_weight = static_cast<float>(absl::GetFlag(FLAGS_residual_weight));
+  options.teacher_power = static_cast<float>(absl::GetFlag(FLAGS_teacher_power));
   options.sparse_stage = absl::GetFlag(FLAGS_sparse_stage);
   options.sparse_fraction = static_cast<float>(absl::GetFlag(FLAGS_sparse_fraction));
   options.sink_tokens = absl::GetFlag(FLAGS_sink_tokens);
@@ -108,18 +128,22 @@ absl::StatusOr<Setup> Load() {
   CorpusOptions corpus;
   corpus.paths = absl::GetFlag(FLAGS_corpus);
   corpus.length = length;
-  SPOTD_ASSIGN_OR_RETURN(Corpus loaded, Corpus::Load(corpus, *tokenizer));
+  SPOTD_ASSIGN_OR_RETURN(
+      Corpus loaded, Corpus::Load(corpus, *tokenizer, HostThreads(absl::GetFlag(FLAGS_threads))));
   s.corpus = std::make_unique<Corpus>(std::move(loaded));
   SPOTD_ASSIGN_OR_RETURN(s.backend, kernels::CreateBackend({absl::GetFlag(FLAGS_backend),
                                                             absl::GetFlag(FLAGS_threads)}));
+  // A device fills its cores with many sequences at once; a host gains nothing from them.
+  const int32_t at_once = s.backend->name() == "cuda" ? std::max(1, kDeviceRows / length) : 1;
   model::Limits limits;
-  limits.max_batch = 1;
-  limits.max_prefill_chunk = length;
+  limits.max_batch = std::min(std::max(1, absl::GetFlag(FLAGS_sequences)), at_once);
+  limits.max_prefill_chunk = limits.max_batch * length;
   limits.max_context = length;
   SPOTD_ASSIGN_OR_RETURN(s.transformer,
                          model::Transformer::Load(s.backend.get(), *s.source, nullptr, limits));
   const kvstore::KvLayout layout = s.transformer->KvLayoutFor(kernels::SelectorKeyFormat::kNone);
-  const size_t blocks = static_cast<size_t>(length / layout.block_tokens + 2);
+  const auto blocks =
+      static_cast<size_t>(limits.max_batch) * static_cast<size_t>(length / layout.block_tokens + 2);
   SPOTD_ASSIGN_OR_RETURN(
       s.store, kvstore::KvStore::Create(s.backend.get(), layout, blocks * layout.BytesPerBlock()));
   s.transformer->AttachStore(s.store.get());
@@ -145,7 +169,26 @@ absl::Status TrainLoop(Trainer& trainer, const TrainerOptions& options) {
   return trainer.SaveCheckpoint(CheckpointPath());
 }
 
+absl::Status RunCalibration() {
+  CalibrateOptions options;
+  options.model = absl::GetFlag(FLAGS_model);
+  options.selector = absl::GetFlag(FLAGS_calibrate);
+  options.out = absl::GetFlag(FLAGS_out);
+  options.corpus = absl::GetFlag(FLAGS_corpus);
+  options.backend = absl::GetFlag(FLAGS_backend);
+  options.threads = absl::GetFlag(FLAGS_threads);
+  options.context = absl::GetFlag(FLAGS_context);
+  options.density = absl::GetFlag(FLAGS_density);
+  options.documents = absl::GetFlag(FLAGS_documents);
+  options.tail = absl::GetFlag(FLAGS_tail);
+  options.rounds = absl::GetFlag(FLAGS_rounds);
+  options.rules = absl::GetFlag(FLAGS_rules);
+  options.densities = absl::GetFlag(FLAGS_densities);
+  return Calibrate(options);
+}
+
 absl::Status Run() {
+  if (!absl::GetFlag(FLAGS_calibrate).empty()) return RunCalibration();
   SPOTD_ASSIGN_OR_RETURN(Setup s, Load());
   const TrainerOptions options = OptionsFromFlags(s.source->config());
   std::fprintf(stderr, "%s\n%lld documents, %lld training tokens, %lld held-out sequences\n",

@@ -83,5 +83,48 @@ TEST(PolicyTest, RulesOfEachKind) {
   EXPECT_EQ(rule(PolicyKind::kOracle, 64).kind, BudgetKind::kFixedTokens);
 }
 
+TEST(PolicyTest, DefaultsGiveALayerItsCalibratedBudget) {
+  Policy policy;
+  policy.kind = PolicyKind::kDistilled;
+  const kernels::BudgetRule rule = policy.LayerRule({0.6f, 0.9f, 384});
+  EXPECT_EQ(rule.kind, kernels::BudgetKind::kDualTopP);
+  EXPECT_EQ(rule.p_residual, 0.6f);
+  EXPECT_EQ(rule.p_total, 0.9f);
+  EXPECT_EQ(rule.k_min_tokens, 384);
+  EXPECT_EQ(rule.sink_tokens, policy.sink_tokens);
+}
+
+TEST(PolicyTest, ARequestMovesEveryLayerTheSameWay) {
+  Policy policy;
+  policy.kind = PolicyKind::kDistilled;
+  policy.p_residual = 0.9f;  // odds 9 instead of 4
+  policy.k_min_tokens = 1024;
+  const kernels::BudgetRule rule = policy.LayerRule({0.5f, 0.9f, 384});
+  EXPECT_NEAR(rule.p_residual, 2.25 / 3.25, 1e-6);
+  EXPECT_EQ(rule.p_total, 0.9f);
+  EXPECT_EQ(rule.k_min_tokens, 768);
+  policy.p_residual = 0.6f;
+  EXPECT_LT(policy.LayerRule({0.5f, 0.9f, 384}).p_residual, 0.5f);
+}
+
+TEST(PolicyTest, DenseLayersStayDenseAndAskingForEverythingGivesIt) {
+  Policy policy;
+  policy.kind = PolicyKind::kDistilled;
+  policy.p_residual = 0.7f;
+  EXPECT_EQ(policy.LayerRule({1.0f, 1.0f, 0}).p_residual, 1.0f);
+  EXPECT_EQ(policy.LayerRule({1.0f, 1.0f, 0}).p_total, 1.0f);
+  policy.p_residual = policy.p_total = 1.0f;
+  EXPECT_EQ(policy.LayerRule({0.3f, 0.5f, 0}).p_residual, 1.0f);
+  EXPECT_EQ(policy.LayerRule({0.3f, 0.5f, 0}).p_total, 1.0f);
+}
+
+TEST(PolicyTest, OtherPoliciesIgnoreTheCalibratedBudget) {
+  Policy policy;
+  policy.kind = PolicyKind::kOracle;
+  const kernels::BudgetRule rule = policy.LayerRule({0.3f, 0.5f, 0});
+  EXPECT_EQ(rule.p_residual, policy.p_residual);
+  EXPECT_EQ(rule.k_min_tokens, policy.k_min_tokens);
+}
+
 }  // namespace
 }  // namespace spotd::model

@@ -81,13 +81,49 @@ TEST_F(SelectorTest, ReadsConfigAndTensors) {
   EXPECT_EQ((*selector)->config().heads, 2);
   EXPECT_EQ((*selector)->config().dim, 32);
   EXPECT_EQ((*selector)->config().training_tokens, 1000);
-  EXPECT_EQ((*selector)->config().score_scale, 0.5f);
+  EXPECT_EQ((*selector)->config().score_scales, (std::vector<float>{0.5f, 0.5f}));
+  EXPECT_TRUE((*selector)->config().budget.empty());
   const auto k_norm = (*selector)->Tensor(1, "k_norm");
   ASSERT_TRUE(k_norm.ok());
   EXPECT_EQ(k_norm->shape, std::vector<int64_t>{32});
   EXPECT_EQ((*selector)->Tensor(2, "q").status().code(), absl::StatusCode::kNotFound);
   metadata_.erase("calibration");
-  EXPECT_EQ((*OpenSelector(Write(), config_))->config().score_scale, 1.0f);
+  EXPECT_TRUE((*OpenSelector(Write(), config_))->config().score_scales.empty());
+}
+
+TEST_F(SelectorTest, ReadsWhatCalibrationAddedToEachLayer) {
+  metadata_["calibration"] = "0.5,1.25";
+  metadata_["budget_p_residual"] = "0.6,1";
+  metadata_["budget_p_total"] = "0.9,1";
+  metadata_["budget_k_min_tokens"] = "0,512";
+  const auto selector = OpenSelector(Write(), config_);
+  ASSERT_TRUE(selector.ok()) << selector.status();
+  const SelectorConfig& config = (*selector)->config();
+  EXPECT_EQ(config.score_scales, (std::vector<float>{0.5f, 1.25f}));
+  ASSERT_EQ(config.budget.size(), 2u);
+  EXPECT_EQ(config.budget[0].p_residual, 0.6f);
+  EXPECT_EQ(config.budget[0].p_total, 0.9f);
+  EXPECT_EQ(config.budget[1].k_min_tokens, 512);
+}
+
+TEST_F(SelectorTest, RefusesCalibrationThatDoesNotFitTheLayers) {
+  metadata_["budget_p_residual"] = "0.6,1";
+  metadata_["budget_p_total"] = "0.9,1";
+  metadata_["budget_k_min_tokens"] = "0,512";
+  const Metadata good = metadata_;
+  for (const char* key : {"calibration", "budget_p_residual", "budget_p_total"}) {
+    for (const char* bad : {"0.5,0.5,0.5", "0.5,", "0.5,x", "0,0.5", "nan,0.5", "0.5;0.5"}) {
+      metadata_ = good;
+      metadata_[key] = bad;
+      EXPECT_THAT(Refused(absl::StatusCode::kDataLoss), HasSubstr(key)) << bad;
+    }
+  }
+  metadata_ = good;
+  metadata_["budget_k_min_tokens"] = "-1,5";
+  EXPECT_THAT(Refused(absl::StatusCode::kDataLoss), HasSubstr("budget_k_min_tokens"));
+  metadata_ = good;
+  metadata_.erase("budget_p_total");
+  EXPECT_THAT(Refused(absl::StatusCode::kDataLoss), HasSubstr("\"budget_p_total\" is missing"));
 }
 
 TEST_F(SelectorTest, NamesTheFieldThatDiffers) {

@@ -1,0 +1,176 @@
+#include "runtime/distill/budget_search.h"
+
+#include <algorithm>
+#include <array>
+#include <cmath>
+
+#include "kernels/core/status.h"
+#include "runtime/model/policy.h"
+
+namespace spotd::distill {
+namespace {
+
+constexpr size_t kLevels = 17;
+// Level steps that a layer is moved by, in the first round and in later ones. Seven moves of thirty
+// layers fit one decode batch.
+constexpr std::array<int, 7> kLeaps = {-7, -4, -2, 2, 4, 7, 16};
+constexpr std::array<int, 7> kSteps = {-4, -2, -1, 1, 2, 3, 5};
+constexpr int kBisections = 60;
+
+kernels::BudgetRule ReservedFloorRule() {
+  model::Policy policy;
+  policy.kind = model::PolicyKind::kDistilled;
+  kernels::BudgetRule rule = policy.Rule();
+  rule.p_residual = rule.p_total = 1.0f;
+  rule.k_min_tokens = 0;
+  return rule;
+}
+
+// Evenly spaced log odds from `least`; the last level is everything.
+float ShareAt(size_t level, double least, double step) {
+  if (level + 1 == kLevels) return 1.0f;
+  return static_cast<float>(1 / (1 + std::exp(-(least + step * static_cast<double>(level)))));
+}
+
+// The move of least kl + price * density.
+const Move& BestMove(const std::vector<Move>& moves, double price) {
+  return *std::min_element(moves.begin(), moves.end(), [price](const Move& a, const Move& b) {
+    return a.kl + price * a.density < b.kl + price * b.density;
+  });
+}
+
+double DensityAt(const std::vector<std::vector<Move>>& moves, double price) {
+  double density = 0;
+  for (const std::vector<Move>& layer : moves) density += BestMove(layer, price).density;
+  return density;
+}
+
+// The level, the same in all layers, that comes closest to the density.
+absl::StatusOr<size_t> UniformStart(TailMeter& meter, const RuleFamily& family, int32_t layers,
+                                    double density, TailFigures* figures) {
+  std::vector<Variant> variants;
+  for (size_t level = 0; level < family.levels.size(); ++level) {
+    variants.push_back(VariantOf(family, Levels(static_cast<size_t>(layers), level)));
+  }
+  SPOTD_ASSIGN_OR_RETURN(const std::vector<TailFigures> measured, meter.Measure(variants));
+  size_t best = 0;
+  for (size_t i = 0; i < measured.size(); ++i) {
+    if (std::abs(measured[i].density - density) < std::abs(measured[best].density - density)) {
+      best = i;
+    }
+  }
+  *figures = measured[best];
+  return best;
+}
+
+// Every single-layer move from `levels` by one of `steps`, staying put included; `figures` receives
+// those of `levels` themselves.
+absl::StatusOr<std::vector<std::vector<Move>>> MeasureMoves(TailMeter& meter,
+                                                            const RuleFamily& family,
+                                                            const Levels& levels,
+                                                            std::span<const int> steps,
+                                                            TailFigures* figures) {
+  std::vector<Variant> variants = {VariantOf(family, levels)};
+  std::vector<std::vector<Move>> moves(levels.size());
+  for (size_t layer = 0; layer < levels.size(); ++layer) {
+    moves[layer].push_back({levels[layer], 0, 0});
+    for (const int step : steps) {
+      const auto level = static_cast<int64_t>(levels[layer]) + step;
+      if (level < 0 || level >= static_cast<int64_t>(family.levels.size())) continue;
+      Levels moved = levels;
+      moved[layer] = static_cast<size_t>(level);
+      moves[layer].push_back({moved[layer], 0, 0});
+      variants.push_back(VariantOf(family, moved));
+    }
+  }
+  SPOTD_ASSIGN_OR_RETURN(const std::vector<TailFigures> measured, meter.Measure(variants));
+  *figures = measured.front();
+  size_t next = 1;
+  for (std::vector<Move>& layer : moves) {
+    for (size_t i = 1; i < layer.size(); ++i, ++next) {
+      layer[i].kl = measured[next].kl - figures->kl;
+      layer[i].density = measured[next].density - figures->density;
+    }
+  }
+  return moves;
+}
+
+}  // namespace
+
+RuleFamily ResidualFamily() {
+  RuleFamily family{"p_residual", {}};
+  for (size_t level = 0; level < kLevels; ++level) {
+    family.levels.push_back(ReservedFloorRule());
+    family.levels.back().p_residual = ShareAt(level, -1.6, 0.4);
+  }
+  return family;
+}
+
+RuleFamily TotalFamily() {
+  RuleFamily family{"p_total", {}};
+  for (size_t level = 0; level < kLevels; ++level) {
+    family.levels.push_back(ReservedFloorRule());
+    family.levels.back().p_total = ShareAt(level, 0.0, 0.3);
+  }
+  return family;
+}
+
+RuleFamily FractionFamily() {
+  RuleFamily family{"fraction", {}};
+  for (size_t level = 0; level < kLevels; ++level) {
+    family.levels.push_back(ReservedFloorRule());
+    family.levels.back().kind = kernels::BudgetKind::kFixedFraction;
+    family.levels.back().fraction =
+        std::min(1.0f, 0.047f * std::pow(1.21f, static_cast<float>(level)));
+  }
+  return family;
+}
+
+Variant VariantOf(const RuleFamily& family, const Levels& levels) {
+  Variant variant;
+  for (const size_t level : levels) variant.rules.push_back(family.levels[level]);
+  return variant;
+}
+
+Levels BuyLevels(const std::vector<std::vector<Move>>& moves, double density) {
+  // Log prices: KL per unit of density spans orders of magnitude.
+  double low = -20;
+  double high = 10;
+  for (int i = 0; i < kBisections; ++i) {
+    const double middle = (low + high) / 2;
+    (DensityAt(moves, std::exp(middle)) > density ? low : high) = middle;
+  }
+  Levels levels;
+  for (const std::vector<Move>& layer : moves) {
+    levels.push_back(BestMove(layer, std::exp(high)).level);
+  }
+  return levels;
+}
+
+absl::StatusOr<SearchResult> SearchBudget(TailMeter& meter, const RuleFamily& family,
+                                          int32_t layers, const SearchOptions& options) {
+  SearchResult result;
+  SPOTD_ASSIGN_OR_RETURN(const size_t start,
+                         UniformStart(meter, family, layers, options.density, &result.uniform));
+  const auto log = [&](const std::string& what, const TailFigures& figures) {
+    if (!options.log) return;
+    options.log(Concat(family.name, " for density ", options.density, ", ", what, ": density ",
+                       figures.density, " KL ", figures.kl));
+  };
+  log("the same everywhere", result.uniform);
+  result.levels = Levels(static_cast<size_t>(layers), start);
+  for (int32_t round = 0; round < options.rounds; ++round) {
+    TailFigures current;
+    SPOTD_ASSIGN_OR_RETURN(const auto moves, MeasureMoves(meter, family, result.levels,
+                                                          round == 0 ? kLeaps : kSteps, &current));
+    log(Concat("before round ", round + 1), current);
+    result.levels = BuyLevels(moves, options.density - current.density);
+  }
+  const Variant found = VariantOf(family, result.levels);
+  SPOTD_ASSIGN_OR_RETURN(const std::vector<TailFigures> figures, meter.Measure({&found, 1}));
+  result.figures = figures.front();
+  log("found", result.figures);
+  return result;
+}
+
+}  // namespace spotd::distill

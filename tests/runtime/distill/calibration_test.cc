@@ -1,0 +1,136 @@
+// What calibration measures and how it buys budgets, on a tiny random model.
+#include <numeric>
+
+#include "gtest/gtest.h"
+#include "runtime/distill/budget_search.h"
+#include "runtime/distill/reliability.h"
+#include "runtime/distill/tail_meter.h"
+#include "tests/runtime/tiny_model.h"
+
+namespace spotd::distill {
+namespace {
+
+constexpr int32_t kContext = 512;
+constexpr int32_t kTail = 8;
+constexpr int32_t kRows = 24;
+
+TEST(BuyLevelsTest, SpendsWhereItHelpsMost) {
+  // Layer 0 gains ten times as much for the same density.
+  const std::vector<std::vector<Move>> moves = {{{0, 0, 0}, {1, -10, 0.1}, {2, -11, 0.2}},
+                                                {{0, 0, 0}, {1, -1, 0.1}, {2, -1.5, 0.2}}};
+  EXPECT_EQ(BuyLevels(moves, 0.101), (Levels{1, 0}));
+  EXPECT_EQ(BuyLevels(moves, 0.201), (Levels{1, 1}));
+  EXPECT_EQ(BuyLevels(moves, 0.301), (Levels{2, 1}));
+  EXPECT_EQ(BuyLevels(moves, 1.0), (Levels{2, 2}));
+}
+
+TEST(BuyLevelsTest, PassesOverLevelsThatCostMoreAndHelpLess) {
+  const std::vector<std::vector<Move>> moves = {{{0, 0, 0}, {1, 2, 0.1}, {2, -5, 0.15}}};
+  EXPECT_EQ(BuyLevels(moves, 0.12), (Levels{0}));
+  EXPECT_EQ(BuyLevels(moves, 0.16), (Levels{2}));
+}
+
+class CalibrationTest : public ::testing::Test {
+ protected:
+  void SetUp() override {
+    auto backend = kernels::CreateBackend({"cpu", 2});
+    ASSERT_TRUE(backend.ok());
+    backend_ = *std::move(backend);
+    selector_config_.heads = 2;
+    selector_config_.dim = 32;
+    model::Limits limits;
+    limits.max_prefill_chunk = kContext;
+    limits.max_context = kContext;
+    limits.max_batch = kRows;
+    auto transformer = model::Transformer::Load(backend_.get(), source_, NewSelector(), limits);
+    ASSERT_TRUE(transformer.ok()) << transformer.status();
+    transformer_ = *std::move(transformer);
+    const auto layout = transformer_->KvLayoutFor(kernels::SelectorKeyFormat::kBf16);
+    auto store = kvstore::KvStore::Create(backend_.get(), layout,
+                                          layout.BytesPerBlock() * (kContext / 16 + 2 * kRows));
+    ASSERT_TRUE(store.ok());
+    store_ = *std::move(store);
+    transformer_->AttachStore(store_.get());
+    std::mt19937 random(5);
+    for (auto& document : documents_) {
+      document.resize(kContext);
+      for (int32_t& token : document) token = static_cast<int32_t>(random() % 256);
+    }
+  }
+
+  std::unique_ptr<model::SelectorSource> NewSelector() const {
+    return model::RandomSelector(source_.config(), selector_config_, 3);
+  }
+  std::vector<std::span<const int32_t>> Documents() const { return {documents_[0], documents_[1]}; }
+  TailMeter Meter() {
+    return TailMeter(transformer_.get(), store_.get(), Documents(), {kContext, kTail}, 2);
+  }
+
+  static kernels::BudgetRule ShareRule(float share) {
+    kernels::BudgetRule rule = ResidualFamily().levels.front();
+    rule.sink_tokens = 16;
+    rule.recency_tokens = 16;
+    rule.p_residual = share;
+    return rule;
+  }
+
+  spotd::testing::TinySource source_{3};
+  model::SelectorConfig selector_config_;
+  std::array<std::vector<int32_t>, 2> documents_;
+  std::unique_ptr<kernels::Backend> backend_;
+  std::unique_ptr<model::Transformer> transformer_;
+  std::unique_ptr<kvstore::KvStore> store_;
+};
+
+TEST_F(CalibrationTest, ReadingEverythingIsDenseAndALayerCanStayDense) {
+  const kernels::BudgetRule all = ShareRule(1.0f);
+  const kernels::BudgetRule little = ShareRule(1e-6f);
+  const std::vector<Variant> variants = {{model::PolicyKind::kDistilled, {all, all}},
+                                         {model::PolicyKind::kDistilled, {all, little}},
+                                         {model::PolicyKind::kDistilled, {little, little}}};
+  TailMeter meter = Meter();
+  const auto figures = meter.Measure(variants);
+  ASSERT_TRUE(figures.ok()) << figures.status();
+  EXPECT_NEAR((*figures)[0].density, 1.0, 1e-9);
+  EXPECT_NEAR((*figures)[0].kl, 0.0, 1e-6);
+  EXPECT_LT((*figures)[2].density, 0.2);
+  EXPECT_GT((*figures)[2].kl, 1e-5);
+  EXPECT_NEAR((*figures)[1].density, (1.0 + (*figures)[2].density) / 2, 0.01);
+}
+
+TEST_F(CalibrationTest, TheSearchKeepsToItsDensity) {
+  RuleFamily family{"test", {}};
+  for (const float share : {1e-6f, 0.2f, 0.4f, 0.6f, 0.8f})
+    family.levels.push_back(ShareRule(share));
+  TailMeter meter = Meter();
+  SearchOptions options;
+  options.density = 0.5;
+  const auto result = SearchBudget(meter, family, 2, options);
+  ASSERT_TRUE(result.ok()) << result.status();
+  ASSERT_EQ(result->levels.size(), 2u);
+  EXPECT_LT(result->figures.density, 0.55);
+  EXPECT_GT(result->figures.density, 0.2);
+}
+
+TEST_F(CalibrationTest, OverconfidentScoresAreFoundOut) {
+  // The random model attends almost evenly; the random selector's scores scaled up do not.
+  const auto kernels = kernels::CreateDistillKernels(backend_.get(), 2);
+  ASSERT_TRUE(kernels.ok());
+  ReliabilityOptions options;
+  options.queries = 16;
+  options.sink_tokens = 16;
+  options.recency_tokens = 16;
+  options.scales = {0.1f, 8.0f};
+  const auto documents = Documents();
+  const auto errors = MeasureReliability(backend_.get(), transformer_.get(), store_.get(),
+                                         kernels->get(), *NewSelector(), documents, options);
+  ASSERT_TRUE(errors.ok()) << errors.status();
+  ASSERT_EQ(errors->size(), 2u);
+  for (const std::vector<double>& layer : *errors) {
+    EXPECT_LT(layer[0], 0.05);
+    EXPECT_GT(layer[1], 2 * layer[0]);
+  }
+}
+
+}  // namespace
+}  // namespace spotd::distill

@@ -1,0 +1,297 @@
+#include "tools/spot_distill/calibrate.h"
+
+#include <algorithm>
+#include <charconv>
+#include <cstdio>
+#include <map>
+#include <memory>
+#include <utility>
+
+#include "kernels/core/status.h"
+#include "kernels/distill.h"
+#include "runtime/distill/budget_search.h"
+#include "runtime/distill/checkpoint.h"
+#include "runtime/distill/corpus.h"
+#include "runtime/distill/reliability.h"
+#include "runtime/distill/tail_meter.h"
+#include "tools/common/loaded_model.h"
+
+namespace spotd::distill {
+namespace {
+
+using Documents = std::vector<std::span<const int32_t>>;
+using Metadata = std::map<std::string, std::string>;
+
+constexpr int32_t kReliabilityChunk = 8192;
+constexpr size_t kReliabilityDocuments = 4;
+constexpr int32_t kSearchRows = 256;
+constexpr int32_t kSearchChunk = 2048;
+
+template <typename T>
+std::string Joined(const std::vector<T>& values) {
+  std::string text;
+  for (const T& value : values) text += Concat(text.empty() ? "" : ",", value);
+  return text;
+}
+
+// The first `length` tokens of each document.
+Documents Shortened(const Documents& documents, int32_t length) {
+  Documents out;
+  for (const auto& document : documents) out.push_back(document.first(static_cast<size_t>(length)));
+  return out;
+}
+
+tools::ModelOptions BaseOptions(const CalibrateOptions& options) {
+  tools::ModelOptions model;
+  model.model = options.model;
+  model.backend = options.backend;
+  model.threads = options.threads;
+  return model;
+}
+
+double Mean(const std::vector<std::vector<double>>& errors, const std::vector<size_t>& picks) {
+  double sum = 0;
+  for (size_t i = 0; i < errors.size(); ++i) sum += errors[i][picks[i]];
+  return sum / static_cast<double>(errors.size());
+}
+
+// The scale of each layer with the least error over both lengths, and what it does, as metadata.
+absl::StatusOr<Metadata> FitTemperatures(const CalibrateOptions& options,
+                                         const Documents& documents, int32_t context) {
+  tools::ModelOptions model_options = BaseOptions(options);
+  model_options.max_context = context;
+  model_options.chunk = context;
+  SPOTD_ASSIGN_OR_RETURN(const auto model, tools::LoadedModel::Load(model_options));
+  SPOTD_ASSIGN_OR_RETURN(const auto selector,
+                         model::OpenSelector(options.selector, model->transformer().config()));
+  SPOTD_ASSIGN_OR_RETURN(const auto kernels,
+                         kernels::CreateDistillKernels(&model->backend(), options.threads));
+  ReliabilityOptions reliability;
+  reliability.scales = {1.0f, 0.7f, 0.8f, 0.87f, 0.94f, 1.06f, 1.13f, 1.2f, 1.3f};
+  const int32_t trained = std::min(std::max(selector->config().training_length, 512), context);
+  std::vector<std::vector<std::vector<double>>> errors;  // [length][layer][scale]
+  for (const int32_t length : {trained, context}) {
+    const Documents texts = Shortened(documents, length);
+    SPOTD_ASSIGN_OR_RETURN(
+        auto measured, MeasureReliability(&model->backend(), &model->transformer(), &model->store(),
+                                          kernels.get(), *selector, texts, reliability));
+    errors.push_back(std::move(measured));
+  }
+  std::vector<size_t> picks;
+  std::vector<float> scales;
+  for (size_t layer = 0; layer < errors[0].size(); ++layer) {
+    const auto cost = [&](size_t s) { return errors[0][layer][s] + errors[1][layer][s]; };
+    size_t best = 0;
+    for (size_t s = 1; s < reliability.scales.size(); ++s) {
+      if (cost(s) < cost(best)) best = s;
+    }
+    picks.push_back(best);
+    scales.push_back(reliability.scales[best]);
+  }
+  const std::vector<size_t> unscaled(picks.size(), 0);
+  std::string summary;
+  for (size_t i = 0; i < 2; ++i) {
+    const int32_t length = i == 0 ? trained : context;
+    std::printf(
+        "length %d: mean |believed - true mass| %.2f points, %.2f with a temperature a layer\n",
+        length, 100 * Mean(errors[i], unscaled), 100 * Mean(errors[i], picks));
+    summary += Concat(i == 0 ? "" : ",", length, ":", Mean(errors[i], picks));
+  }
+  return Metadata{{"calibration", Joined(scales)}, {"calibration_error", summary}};
+}
+
+std::vector<RuleFamily> FamiliesOf(const std::vector<std::string>& names) {
+  std::vector<RuleFamily> families;
+  for (RuleFamily& family :
+       std::vector<RuleFamily>{ResidualFamily(), TotalFamily(), FractionFamily()}) {
+    if (std::find(names.begin(), names.end(), family.name) != names.end()) {
+      families.push_back(std::move(family));
+    }
+  }
+  return families;
+}
+
+// A line of the table of what was tried.
+struct Judged {
+  std::string name;
+  Variant variant;
+};
+
+// The rules that need no search: one setting for all layers.
+std::vector<Judged> UniformRules(size_t layers) {
+  std::vector<Judged> rules;
+  model::Policy policy;
+  policy.kind = model::PolicyKind::kDistilled;
+  for (const float p : {0.5f, 0.6f, 0.7f, 0.75f, 0.8f, 0.85f, 0.9f}) {
+    policy.p_residual = p;
+    rules.push_back(
+        {Concat("dual top-p ", p, " everywhere"),
+         {model::PolicyKind::kDistilled, std::vector<kernels::BudgetRule>(layers, policy.Rule())}});
+  }
+  for (const RuleFamily& family : {FractionFamily(), TotalFamily(), ResidualFamily()}) {
+    for (size_t level = 1; level + 1 < family.levels.size(); level += 2) {
+      const kernels::BudgetRule& rule = family.levels[level];
+      rules.push_back({Concat(family.name, " ",
+                              rule.kind == kernels::BudgetKind::kFixedFraction
+                                  ? rule.fraction
+                                  : std::min(rule.p_total, rule.p_residual),
+                              " everywhere"),
+                       VariantOf(family, Levels(layers, level))});
+    }
+  }
+  for (const float fraction : {0.05f, 0.10f, 0.15f, 0.20f}) {
+    kernels::BudgetRule rule = FractionFamily().levels.front();
+    rule.fraction = fraction;
+    const std::vector<kernels::BudgetRule> same(layers, rule);
+    rules.push_back({Concat("oracle, fraction ", fraction), {model::PolicyKind::kOracle, same}});
+    rules.push_back({Concat("fixed fraction ", fraction), {model::PolicyKind::kDistilled, same}});
+  }
+  return rules;
+}
+
+Metadata BudgetMetadata(const Variant& variant, double density, int32_t context) {
+  std::vector<float> p_residual;
+  std::vector<float> p_total;
+  std::vector<int32_t> k_min;
+  for (const kernels::BudgetRule& rule : variant.rules) {
+    p_residual.push_back(rule.p_residual);
+    p_total.push_back(rule.p_total);
+    k_min.push_back(rule.k_min_tokens);
+  }
+  return {{"budget_p_residual", Joined(p_residual)},
+          {"budget_p_total", Joined(p_total)},
+          {"budget_k_min_tokens", Joined(k_min)},
+          {"budget_density", Concat(density)},
+          {"budget_context", Concat(context)}};
+}
+
+struct BudgetChoice {
+  Variant variant;
+  double density = 0;
+};
+
+class BudgetCalibration {
+ public:
+  BudgetCalibration(const CalibrateOptions& options, tools::LoadedModel* model,
+                    const Documents& documents, int32_t context)
+      : options_(options), model_(model), context_(context) {
+    const auto half = static_cast<std::ptrdiff_t>(documents.size() / 2);
+    search_ = Documents(documents.begin(), documents.begin() + half);
+    judge_ = Documents(documents.begin() + half, documents.end());
+  }
+
+  // Prints what was tried and returns the searched rule at options.density that judged best.
+  absl::StatusOr<BudgetChoice> Run() {
+    TailMeter meter = Meter(search_);
+    const auto layers = model_->transformer().config().layers;
+    std::vector<Judged> judged = UniformRules(static_cast<size_t>(layers));
+    const size_t first_searched = judged.size();
+    std::vector<double> asked(judged.size(), 0);
+    for (const RuleFamily& family : FamiliesOf(options_.rules)) {
+      for (const double density : Densities()) {
+        SearchOptions search;
+        search.density = density;
+        search.rounds = options_.rounds;
+        search.log = [](const std::string& line) { std::fprintf(stderr, "%s\n", line.c_str()); };
+        SPOTD_ASSIGN_OR_RETURN(const SearchResult found,
+                               SearchBudget(meter, family, layers, search));
+        judged.push_back({Concat(family.name, " per layer, searched for ", density),
+                          VariantOf(family, found.levels)});
+        asked.push_back(density);
+      }
+    }
+    SPOTD_ASSIGN_OR_RETURN(const std::vector<TailFigures> figures, Judge(judged));
+    BudgetChoice best;
+    double best_kl = 1e30;
+    for (size_t i = first_searched; i < judged.size(); ++i) {
+      const bool expressible =
+          judged[i].variant.rules.front().kind == kernels::BudgetKind::kDualTopP;
+      if (asked[i] != options_.density || !expressible || figures[i].kl >= best_kl) continue;
+      best_kl = figures[i].kl;
+      best = {judged[i].variant, figures[i].density};
+    }
+    return best;
+  }
+
+ private:
+  TailMeter Meter(const Documents& documents) {
+    return TailMeter(&model_->transformer(), &model_->store(), documents, {context_, options_.tail},
+                     model_->threads());
+  }
+
+  std::vector<double> Densities() const {
+    std::vector<double> densities = {options_.density};
+    for (const std::string& text : options_.densities) {
+      double value = 0;
+      std::from_chars(text.data(), text.data() + text.size(), value);
+      if (value > 0 && value < 1 && value != options_.density) densities.push_back(value);
+    }
+    return densities;
+  }
+
+  absl::StatusOr<std::vector<TailFigures>> Judge(const std::vector<Judged>& judged) {
+    TailMeter meter = Meter(judge_);
+    std::vector<Variant> variants;
+    for (const Judged& rule : judged) variants.push_back(rule.variant);
+    SPOTD_ASSIGN_OR_RETURN(std::vector<TailFigures> figures, meter.Measure(variants));
+    std::printf("\n| rule | density | KL to dense |\n|---|---|---|\n");
+    for (size_t i = 0; i < judged.size(); ++i) {
+      std::printf("| %s | %.3f | %.4f |\n", judged[i].name.c_str(), figures[i].density,
+                  figures[i].kl);
+    }
+    std::fflush(stdout);
+    return figures;
+  }
+
+  const CalibrateOptions& options_;
+  tools::LoadedModel* model_;
+  int32_t context_;
+  Documents search_;
+  Documents judge_;
+};
+
+absl::StatusOr<Metadata> FitBudget(const CalibrateOptions& options, const Documents& documents,
+                                   int32_t context) {
+  tools::ModelOptions model_options = BaseOptions(options);
+  model_options.selector = options.out;
+  model_options.max_context = context;
+  model_options.max_batch = kSearchRows;
+  model_options.chunk = kSearchChunk;
+  model_options.sequences = 2 + kSearchRows * (options.tail + 32) / context;
+  SPOTD_ASSIGN_OR_RETURN(const auto model, tools::LoadedModel::Load(model_options));
+  BudgetCalibration calibration(options, model.get(), documents, context);
+  SPOTD_ASSIGN_OR_RETURN(const BudgetChoice choice, calibration.Run());
+  if (choice.variant.rules.empty()) return Metadata{};
+  return BudgetMetadata(choice.variant, choice.density, context);
+}
+
+}  // namespace
+
+absl::Status Calibrate(const CalibrateOptions& options) {
+  SPOTD_ASSIGN_OR_RETURN(const auto source, model::OpenModel(options.model));
+  SPOTD_ASSIGN_OR_RETURN(const auto tokenizer, text::Tokenizer::Create(source->tokenizer_data()));
+  const int32_t context = options.context > 0 ? options.context : source->config().context_length;
+  CorpusOptions corpus_options;
+  corpus_options.paths = options.corpus;
+  corpus_options.length = context;
+  SPOTD_ASSIGN_OR_RETURN(const Corpus corpus,
+                         Corpus::Load(corpus_options, *tokenizer, HostThreads(options.threads)));
+  const Documents documents =
+      corpus.LongDocuments(context, 2 * static_cast<size_t>(options.documents));
+  if (documents.size() < 2) {
+    return InvalidArgument("--corpus: calibration at ", context,
+                           " tokens needs at least two "
+                           "documents as long; found ",
+                           documents.size());
+  }
+  const int32_t reliable = std::min(context, kReliabilityChunk);
+  const Documents few(documents.begin(),
+                      documents.begin() + static_cast<std::ptrdiff_t>(
+                                              std::min(documents.size(), kReliabilityDocuments)));
+  SPOTD_ASSIGN_OR_RETURN(const Metadata temperatures, FitTemperatures(options, few, reliable));
+  SPOTD_RETURN_IF_ERROR(RewriteSelector(options.selector, options.out, temperatures));
+  SPOTD_ASSIGN_OR_RETURN(const Metadata budget, FitBudget(options, documents, context));
+  return RewriteSelector(options.out, options.out, budget);
+}
+
+}  // namespace spotd::distill
