@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <charconv>
+#include <cmath>
 #include <map>
 #include <vector>
 
@@ -80,6 +81,9 @@ absl::Status WriteCheckpoint(const std::string& path, const TrainerOptions& opti
                              const model::ModelConfig& model, int64_t next_step,
                              const Parameters& parameters) {
   const std::vector<float> weights = parameters.Download(parameters.weights());
+  if (!std::all_of(weights.begin(), weights.end(), [](float w) { return std::isfinite(w); })) {
+    return Internal("step ", next_step, ": a weight is not a number; ", path, " stays as it was");
+  }
   const std::vector<float> first = parameters.Download(parameters.first_moment());
   const std::vector<float> second = parameters.Download(parameters.second_moment());
   Metadata metadata = Identity(options, model);

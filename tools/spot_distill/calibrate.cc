@@ -69,6 +69,7 @@ absl::StatusOr<Metadata> FitTemperatures(const CalibrateOptions& options,
   ReliabilityOptions reliability;
   reliability.scales = {1.0f, 0.7f, 0.8f, 0.87f, 0.94f, 1.06f, 1.13f, 1.2f, 1.3f};
   const int32_t trained = std::min(std::max(selector->config().training_length, 512), context);
+  reliability.queries = std::min(reliability.queries, trained / 2);
   std::vector<std::vector<std::vector<double>>> errors;  // [length][layer][scale]
   for (const int32_t length : {trained, context}) {
     const Documents texts = Shortened(documents, length);

@@ -2,12 +2,17 @@
 // file is what the runtime loads.
 #include "runtime/distill/trainer.h"
 
+#include <sys/resource.h>
+
+#include <csignal>
+#include <cstring>
 #include <filesystem>
 #include <fstream>
 #include <iterator>
 
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
+#include "runtime/distill/checkpoint.h"
 #include "tests/runtime/tiny_model.h"
 
 namespace spotd::distill {
@@ -148,6 +153,80 @@ TEST_F(TrainerTest, APathThatCannotBeWrittenIsAnError) {
   const auto trainer = NewTrainer(Options());
   EXPECT_FALSE(trainer->SaveSelector("/dev/full/selector").ok());
   EXPECT_FALSE(trainer->SaveSelector(Path("absent/selector")).ok());
+}
+
+TEST_F(TrainerTest, ALossThatIsNoNumberStopsAndKeepsTheLastGoodCheckpoint) {
+  TrainerOptions options = Options();
+  options.clip_norm = 1e30;
+  options.learning_rate.peak = 1e38;
+  const auto trainer = NewTrainer(options);
+  ASSERT_TRUE(trainer->SaveCheckpoint(Path("checkpoint")).ok());
+  const std::string good = Contents("checkpoint");
+  absl::Status status;
+  while (status.ok() && !trainer->done()) {
+    status = trainer->Step().status();
+    if (status.ok()) trainer->SaveCheckpoint(Path("checkpoint")).IgnoreError();
+  }
+  EXPECT_EQ(status.code(), absl::StatusCode::kInternal);
+  EXPECT_THAT(std::string(status.message()), HasSubstr("step 1: the loss is not a number"));
+  EXPECT_EQ(Contents("checkpoint"), good);
+  EXPECT_TRUE(NewTrainer(options)->LoadCheckpoint(Path("checkpoint")).ok());
+}
+
+TEST_F(TrainerTest, AFullDiskLeavesTheOldFile) {
+  const auto trainer = NewTrainer(Options());
+  ASSERT_TRUE(trainer->SaveSelector(Path("selector")).ok());
+  ASSERT_TRUE(trainer->Step().ok());
+  const std::string old = Contents("selector");
+  rlimit limit = {};
+  ASSERT_EQ(getrlimit(RLIMIT_FSIZE, &limit), 0);
+  const rlimit full = {1000, limit.rlim_max};
+  const auto handler = std::signal(SIGXFSZ, SIG_IGN);
+  ASSERT_EQ(setrlimit(RLIMIT_FSIZE, &full), 0);
+  const absl::Status status = trainer->SaveSelector(Path("selector"));
+  setrlimit(RLIMIT_FSIZE, &limit);
+  std::signal(SIGXFSZ, handler);
+  EXPECT_FALSE(status.ok());
+  EXPECT_THAT(std::string(status.message()), HasSubstr("selector"));
+  EXPECT_EQ(Contents("selector"), old);
+}
+
+TEST_F(TrainerTest, CalibrationIsAddedToAFileAndNothingElseChanges) {
+  const auto trainer = NewTrainer(Options());
+  ASSERT_TRUE(trainer->SaveSelector(Path("selector")).ok());
+  ASSERT_TRUE(RewriteSelector(Path("selector"), Path("selector"),
+                              {{"calibration", "1.5,0.5"},
+                               {"budget_p_residual", "0.5,1"},
+                               {"budget_p_total", "1,1"},
+                               {"budget_k_min_tokens", "0,0"}})
+                  .ok());
+  const auto loaded = model::OpenSelector(Path("selector"), source_.config());
+  ASSERT_TRUE(loaded.ok()) << loaded.status();
+  EXPECT_EQ((*loaded)->config().score_scales, (std::vector<float>{1.5f, 0.5f}));
+  EXPECT_EQ((*loaded)->config().budget.at(0).p_residual, 0.5f);
+  ASSERT_TRUE(trainer->SaveSelector(Path("again")).ok());
+  const auto fresh = model::OpenSelector(Path("again"), source_.config());
+  ASSERT_TRUE(fresh.ok());
+  for (const char* part : {"q", "k", "w", "k_norm"}) {
+    const auto a = (*loaded)->Tensor(1, part);
+    const auto b = (*fresh)->Tensor(1, part);
+    ASSERT_TRUE(a.ok() && b.ok());
+    ASSERT_EQ(a->bytes, b->bytes);
+    EXPECT_EQ(std::memcmp(a->data, b->data, a->bytes), 0) << part;
+  }
+}
+
+TEST_F(TrainerTest, ConversationsHaveTheModelsControlTokens) {
+  const std::string text = "<|im_start|>user\nhello<|im_end|>" + std::string(500, 'x');
+  std::ofstream(Path("talk.chat.txt")) << text;
+  std::ofstream(Path("plain.txt")) << text;
+  const auto first_token = [&](const char* name) {
+    const auto corpus = Corpus::Load({{Path(name)}, kLength, 0.1, 1}, *tokenizer_);
+    EXPECT_TRUE(corpus.ok()) << corpus.status();
+    return corpus->LongDocuments(kLength, 1).at(0).front();
+  };
+  EXPECT_EQ(first_token("talk.chat.txt"), spotd::testing::kImStart);
+  EXPECT_EQ(first_token("plain.txt"), '<');
 }
 
 TEST_F(TrainerTest, BadCorporaAreRefusedByName) {

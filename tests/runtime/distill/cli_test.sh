@@ -1,0 +1,52 @@
+#!/usr/bin/env bash
+# spot-distill from the command line, on the tiny test model and a CPU: trains, is interrupted, resumes to the same file,
+# calibrates, and refuses what it cannot use in one line.
+#   cli_test.sh SPOT_DISTILL MODEL_DIR
+set -euo pipefail
+distill=$1
+model=$2
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+mkdir "$work/corpus"
+for i in $(seq 12); do
+  for line in $(seq 60); do echo "line $((line * i % 37)) of text number $i says $((line * 7919 * i % 1000))"; done > "$work/corpus/$i.txt"
+done
+run() {
+  "$distill" --model "$model" --backend cpu --threads 2 --corpus "$work/corpus" --length 64 --queries 8 --sequences 2 \
+    --heads 2 --dim 32 --sink_tokens 8 --recency_tokens 16 --warmup 2 "$@"
+}
+fail() { echo "FAILED: $*"; exit 1; }
+refused() {  # WORD COMMAND...: fails with one line that has the word
+  local word=$1 message
+  shift
+  if message=$("$@" 2>&1); then fail "accepted: $*"; fi
+  message=$(tail -n 1 <<< "$message")
+  grep -q "$word" <<< "$message" || fail "'$message' does not say '$word'"
+}
+
+run --tokens 5120 --out "$work/whole"
+# Ctrl-C after some steps, then resume: the same bytes as without.
+run --tokens 5120 --checkpoint_every 1 --out "$work/part" 2> "$work/log" & pid=$!
+for _ in $(seq 200); do [ -e "$work/part.checkpoint" ] && break; sleep 0.02; done
+kill -INT $pid || true
+wait $pid || fail "Ctrl-C did not end the run in order: $(cat "$work/log")"
+[ -e "$work/part.checkpoint" ] || fail "no checkpoint after Ctrl-C"
+run --tokens 5120 --resume --out "$work/part"
+cmp "$work/whole" "$work/part" || fail "a resumed run gave another selector"
+
+run --calibrate "$work/whole" --out "$work/calibrated" --context 128 --documents 2 --tail 4 --rounds 1 \
+  --density 0.9 --corpus "$work/corpus" > "$work/table"
+grep -q "p_residual per layer" "$work/table" || fail "calibration printed no table"
+grep -q budget_p_residual "$work/calibrated" || fail "calibration wrote no budget"
+
+refused "is required" "$distill" --corpus "$work/corpus"
+refused "too few" run --length 100000 --out "$work/x"
+refused "sequences" run --resume --sequences 1 --checkpoint "$work/part.checkpoint" --tokens 5120 --out "$work/x"
+: > "$work/corpus/empty.txt"
+refused "empty.txt is empty" run --out "$work/x"
+printf 'a\0b' > "$work/corpus/empty.txt"
+refused "binary" run --out "$work/x"
+rm "$work/corpus/empty.txt"
+refused "/nowhere/at/all" run --tokens 128 --out /nowhere/at/all/selector
+[ ! -e "$work/x" ] || fail "a refused run left a file"
+echo OK
