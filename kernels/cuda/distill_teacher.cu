@@ -230,7 +230,8 @@ cudaError_t LaunchTeacher(cudaStream_t stream, const DistillArgs& args, const Di
   if (args.layer.head_dim % 8 != 0 || args.layer.block_tokens % kKeys != 0) {
     return cudaErrorInvalidValue;
   }
-  const size_t shared = size_t{kQueries} * args.q_heads * (kWarps * sizeof(Sum) + sizeof(float));
+  const size_t shared =
+      size_t{kQueries} * args.q_heads * 2 * (kWarps * sizeof(Sum) + sizeof(float));
   const cudaError_t error = cudaFuncSetAttribute(
       TeacherKernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(shared));
   if (error != cudaSuccess) return error;

@@ -25,7 +25,7 @@ ALLOWED = {
     "tools/common": ["runtime/model", "runtime/text", "kvstore", "kernels", "kernels/core"],
     "tools/spot_bench": ["proto", "tools/common", "runtime/model", "runtime/text", "kvstore", "kernels", "kernels/core"],
     "tools/spot_eval": ["tools/common", "runtime/model", "runtime/text", "kvstore", "kernels", "kernels/core"],
-    "tools/spot_distill": ["runtime/distill", "runtime/model", "runtime/text", "kvstore", "kernels", "kernels/core"],
+    "tools/spot_distill": ["tools/common", "runtime/distill", "runtime/model", "runtime/text", "kvstore", "kernels", "kernels/core"],
     "clients": ["proto"],
 }
 # Libraries whose headers Google style puts in quotes.

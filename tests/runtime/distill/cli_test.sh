@@ -40,7 +40,7 @@ grep -q "p_residual per layer" "$work/table" || fail "calibration printed no tab
 grep -q budget_p_residual "$work/calibrated" || fail "calibration wrote no budget"
 
 refused "is required" "$distill" --corpus "$work/corpus"
-refused "too few" run --length 100000 --out "$work/x"
+refused "too few" run --length 30000 --out "$work/x"
 refused "sequences" run --resume --sequences 1 --checkpoint "$work/part.checkpoint" --tokens 5120 --out "$work/x"
 : > "$work/corpus/empty.txt"
 refused "empty.txt is empty" run --out "$work/x"
