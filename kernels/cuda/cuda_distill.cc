@@ -41,8 +41,7 @@ class CudaDistillKernels final : public DistillKernels {
     Check(cudaMemsetAsync(stats(), 0, sizeof(sums), stream_), "resetting the loss");
     Check(cudaStreamSynchronize(stream_), "training");
     if (!fault_.ok()) return fault_;
-    return DistillStats{sums[0], sums[1], sums[2],
-                        sums[3], sums[4], static_cast<int64_t>(sums[5])};
+    return DistillStats{sums[0], sums[1], sums[2], sums[3], sums[4], static_cast<int64_t>(sums[5])};
   }
 
   void Zero(float* values, int64_t count) override {

@@ -32,19 +32,7 @@ class TrainerTest : public ::testing::Test {
     auto backend = kernels::CreateBackend({"cpu", 2});
     ASSERT_TRUE(backend.ok());
     backend_ = *std::move(backend);
-    model::Limits limits;
-    limits.max_prefill_chunk = kLength;
-    limits.max_context = kLength;
-    limits.max_batch = 1;
-    auto transformer = model::Transformer::Load(backend_.get(), source_, nullptr, limits);
-    ASSERT_TRUE(transformer.ok()) << transformer.status();
-    transformer_ = *std::move(transformer);
-    const auto layout = transformer_->KvLayoutFor(kernels::SelectorKeyFormat::kNone);
-    auto store = kvstore::KvStore::Create(backend_.get(), layout,
-                                          layout.BytesPerBlock() * (kLength / 16 + 2));
-    ASSERT_TRUE(store.ok());
-    store_ = *std::move(store);
-    transformer_->AttachStore(store_.get());
+    LoadModel(1);
     auto tokenizer = text::Tokenizer::Create(source_.tokenizer_data());
     ASSERT_TRUE(tokenizer.ok());
     tokenizer_ = *std::move(tokenizer);
@@ -53,6 +41,24 @@ class TrainerTest : public ::testing::Test {
     corpus_ = std::make_unique<Corpus>(*std::move(corpus));
   }
   void TearDown() override { fs::remove_all(directory_); }
+
+  // A transformer that takes `sequences` in one pass.
+  void LoadModel(int32_t sequences) {
+    model::Limits limits;
+    limits.max_prefill_chunk = sequences * kLength;
+    limits.max_context = kLength;
+    limits.max_batch = sequences;
+    auto transformer = model::Transformer::Load(backend_.get(), source_, nullptr, limits);
+    ASSERT_TRUE(transformer.ok()) << transformer.status();
+    transformer_ = *std::move(transformer);
+    const auto layout = transformer_->KvLayoutFor(kernels::SelectorKeyFormat::kNone);
+    auto store = kvstore::KvStore::Create(
+        backend_.get(), layout,
+        layout.BytesPerBlock() * static_cast<size_t>(sequences * (kLength / 16 + 2)));
+    ASSERT_TRUE(store.ok());
+    store_ = *std::move(store);
+    transformer_->AttachStore(store_.get());
+  }
 
   void WriteText(const std::string& name, int seed) {
     std::mt19937 random(static_cast<uint32_t>(seed));
@@ -137,6 +143,30 @@ TEST_F(TrainerTest, ResumingContinuesBitForBit) {
   while (!second->done()) ASSERT_TRUE(second->Step().ok());
   ASSERT_TRUE(second->SaveCheckpoint(Path("resumed")).ok());
   EXPECT_EQ(Contents("whole"), Contents("resumed"));
+}
+
+TEST_F(TrainerTest, SeveralSequencesInAPassTeachTheSame) {
+  TrainerOptions options = Options();
+  options.sequences_per_step = 5;
+  options.tokens = int64_t{kLength} * 5 * 4;
+  const auto train = [&] {
+    const auto trainer = NewTrainer(options);
+    std::vector<StepReport> reports;
+    while (!trainer->done()) {
+      const auto report = trainer->Step();
+      EXPECT_TRUE(report.ok()) << report.status();
+      reports.push_back(*report);
+    }
+    return reports;
+  };
+  const std::vector<StepReport> one = train();
+  LoadModel(2);
+  const std::vector<StepReport> two = train();
+  ASSERT_EQ(one.size(), two.size());
+  for (size_t i = 0; i < one.size(); ++i) {
+    EXPECT_NEAR(two[i].loss, one[i].loss, 1e-3 * one[i].loss);
+    EXPECT_NEAR(two[i].gradient_norm, one[i].gradient_norm, 1e-2 * one[i].gradient_norm);
+  }
 }
 
 TEST_F(TrainerTest, ACheckpointOfOtherOptionsIsRefusedByName) {
