@@ -188,7 +188,7 @@ TEST_F(TrainerTest, APathThatCannotBeWrittenIsAnError) {
 TEST_F(TrainerTest, ALossThatIsNoNumberStopsAndKeepsTheLastGoodCheckpoint) {
   TrainerOptions options = Options();
   options.clip_norm = 1e30;
-  options.learning_rate.peak = 1e38;
+  options.learning_rate.peak = 1e39;  // no float
   const auto trainer = NewTrainer(options);
   ASSERT_TRUE(trainer->SaveCheckpoint(Path("checkpoint")).ok());
   const std::string good = Contents("checkpoint");
@@ -199,7 +199,7 @@ TEST_F(TrainerTest, ALossThatIsNoNumberStopsAndKeepsTheLastGoodCheckpoint) {
   }
   EXPECT_EQ(status.code(), absl::StatusCode::kInternal);
   EXPECT_THAT(std::string(status.message()), HasSubstr("step 1: the loss is not a number"));
-  EXPECT_EQ(Contents("checkpoint"), good);
+  EXPECT_TRUE(Contents("checkpoint") == good);
   EXPECT_TRUE(NewTrainer(options)->LoadCheckpoint(Path("checkpoint")).ok());
 }
 
@@ -218,7 +218,7 @@ TEST_F(TrainerTest, AFullDiskLeavesTheOldFile) {
   std::signal(SIGXFSZ, handler);
   EXPECT_FALSE(status.ok());
   EXPECT_THAT(std::string(status.message()), HasSubstr("selector"));
-  EXPECT_EQ(Contents("selector"), old);
+  EXPECT_TRUE(Contents("selector") == old);
 }
 
 TEST_F(TrainerTest, CalibrationIsAddedToAFileAndNothingElseChanges) {
