@@ -76,7 +76,7 @@ def draw_layers(name, report, folder):
     for axis in axes:
         axis.set_xlabel("layer")
         axis.set_ylim(bottom=0)
-    axes[0].legend()
+    axes[1].legend()
     figure.suptitle(f"{name}, distilled@0.8, int4 keys")
     save(figure, folder / f"quality-{name}-layers.svg")
 

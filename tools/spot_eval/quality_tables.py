@@ -147,7 +147,7 @@ def twilight_table(emulated: dict, report: dict) -> str:
 def mass_table(report: dict) -> str:
     rows = []
     for row in report["rows"]:
-        if row["keys"] == "" and row["policy"] == "window":
+        if row["policy"] not in ("distilled@0.7", "distilled@0.8", "distilled@0.9", "topk@0.10", "topk@0.15", "quest@0.15"):
             continue
         layers = row["layers"]["mass"]
         worst = min(range(len(layers)), key=lambda i: layers[i])
@@ -160,20 +160,28 @@ def mass_table(report: dict) -> str:
 
 
 def retrieval_table(reports: list) -> str:
-    rows = []
+    """Scores of every policy beside the dense ones; bold where the interval of the difference leaves out 0."""
+    rows, policies = {}, {}
     for report in reports:
         for row in report["rows"]:
-            if "depth" in row:
+            if "depth" not in row:
+                rows.setdefault((row["task"], row["context"]), {})[row["policy"]] = row
+                policies[row["policy"]] = None
+    lines = []
+    for (task, context), found in rows.items():
+        any_row = next(iter(found.values()))
+        judged = any_row["dense_score"] >= 0.5
+        cells = [task, context, any_row["prompts"], f"{any_row['dense_score']:.2f}" + ("" if judged else " (not judged)")]
+        for policy in policies:
+            row = found.get(policy)
+            if row is None:
+                cells.append("")
                 continue
-            low, high = row["difference"] - row["difference_ci95"], row["difference"] + row["difference_ci95"]
-            if row["dense_score"] < 0.5:
-                verdict = "not judged: dense below 0.5"
-            else:
-                verdict = "equal" if low <= 0 <= high else ("worse" if high < 0 else "better")
-            rows.append([row["task"], row["context"], row["policy"], f"{row['density']:.3f}", f"{row['dense_score']:.2f}",
-                         f"{row['score']:.2f}", f"{row['difference']:+.3f} ± {row['difference_ci95']:.3f}",
-                         f"{row['same_reply']:.2f}", verdict])
-    return table(["task", "context", "policy", "density", "dense", "score", "difference", "same reply", "against dense"], rows)
+            text = f"{row['score']:.2f} ({row['difference']:+.2f} ± {row['difference_ci95']:.2f})"
+            differs = judged and abs(row["difference"]) > row["difference_ci95"] + 1e-9
+            cells.append(f"**{text}**" if differs else text)
+        lines.append(cells)
+    return table(["task", "context", "prompts", "dense", *policies], lines)
 
 
 def verdict(met: bool) -> str:

@@ -33,11 +33,40 @@ nlohmann::json NewReport(const std::string& command, const EvalOptions& options,
   return report;
 }
 
+namespace {
+
+// A reply may end in half a character.
+std::string Line(const nlohmann::json& value) {
+  return value.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace);
+}
+
+// One field a line, and of the long lists one element a line: files that a person can compare.
+std::string Text(const nlohmann::json& report) {
+  std::string text = "{";
+  const char* separator = "\n";
+  for (const auto& [key, value] : report.items()) {
+    text += separator + Line(key) + ": ";
+    separator = ",\n";
+    if (!value.is_array()) {
+      text += Line(value);
+      continue;
+    }
+    const char* begin = "[\n ";
+    for (const nlohmann::json& element : value) {
+      text += begin + Line(element);
+      begin = ",\n ";
+    }
+    text += value.empty() ? "[]" : "]";
+  }
+  return text + "\n}\n";
+}
+
+}  // namespace
+
 absl::Status WriteReport(const EvalOptions& options, const nlohmann::json& report) {
   if (options.out.empty()) return absl::OkStatus();
   std::ofstream file(options.out);
-  // A reply may end in half a character.
-  file << report.dump(1, ' ', false, nlohmann::json::error_handler_t::replace) << "\n";
+  file << Text(report);
   file.close();
   if (!file) return absl::UnknownError(Concat("--out: cannot write ", options.out));
   return absl::OkStatus();

@@ -217,6 +217,7 @@ class RetrievalRun {
                             {"same_reply", Rounded(sum.same_reply / count)}};
       if (point.second.has_value()) row["depth"] = *point.second;
       for (const double recall : sum.fact_recall) {
+        if (point.second.has_value()) break;  // over all depths is enough
         row["fact_recall_layers"].push_back(Rounded(recall / count));
       }
       report_["rows"].push_back(row);

@@ -95,12 +95,13 @@ class SmokeTest(unittest.TestCase):
             for row in report["rows"]:
                 self.assertLessEqual(row["score"], 1)
                 self.assertAlmostEqual(row["difference"], row["score"] - row["dense_score"], places=5)
-                if row["task"] in ("single", "multi-key", "qa"):
+                if row["task"] in ("single", "multi-key", "qa") and "depth" not in row:
                     self.assertEqual(len(row["fact_recall_layers"]), 2)
                     self.assertTrue(all(0 <= recall <= 1 for recall in row["fact_recall_layers"]))
             if command == "needle":
-                dense_there = [r for r in report["rows"] if r["policy"] == "window" and r.get("depth") == 0]
-                self.assertTrue(all(sum(r["fact_recall_layers"]) > 0 for r in dense_there if r["task"] == "single"))  # a sink
+                single = {r["policy"]: r for r in report["rows"] if r["task"] == "single" and "depth" not in r}
+                # The window reads the needle where it stands among the sinks or the recent tokens; the oracle's half reads more.
+                self.assertGreater(sum(single["window"]["fact_recall_layers"]), 0)
                 self.assertEqual({r.get("depth") for r in report["rows"]}, {None, 0, 1})
             again = self.evaluate(command, *common, out="again.json")
             self.assertEqual(report, again)
