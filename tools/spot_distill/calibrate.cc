@@ -55,7 +55,23 @@ double Mean(const std::vector<std::vector<double>>& errors, const std::vector<si
   return sum / static_cast<double>(errors.size());
 }
 
-// The scale of each layer with the least error over both lengths, and what it does, as metadata.
+// [length][layer][scale]: the errors of MeasureReliability.
+using Errors = std::vector<std::vector<std::vector<double>>>;
+
+// The scale of each layer with the least error over all lengths.
+std::vector<size_t> PickScales(const Errors& errors) {
+  std::vector<size_t> picks;
+  for (size_t layer = 0; layer < errors.front().size(); ++layer) {
+    std::vector<double> cost(errors.front()[layer].size(), 0.0);
+    for (const auto& length : errors) {
+      for (size_t s = 0; s < cost.size(); ++s) cost[s] += length[layer][s];
+    }
+    picks.push_back(static_cast<size_t>(std::min_element(cost.begin(), cost.end()) - cost.begin()));
+  }
+  return picks;
+}
+
+// Picks and prints a temperature for each layer; returns them as metadata.
 absl::StatusOr<Metadata> FitTemperatures(const CalibrateOptions& options,
                                          const Documents& documents, int32_t context) {
   tools::ModelOptions model_options = BaseOptions(options);
@@ -70,7 +86,7 @@ absl::StatusOr<Metadata> FitTemperatures(const CalibrateOptions& options,
   reliability.scales = {1.0f, 0.7f, 0.8f, 0.87f, 0.94f, 1.06f, 1.13f, 1.2f, 1.3f};
   const int32_t trained = std::min(std::max(selector->config().training_length, 512), context);
   reliability.queries = std::min(reliability.queries, trained / 2);
-  std::vector<std::vector<std::vector<double>>> errors;  // [length][layer][scale]
+  Errors errors;
   for (const int32_t length : {trained, context}) {
     const Documents texts = Shortened(documents, length);
     SPOTD_ASSIGN_OR_RETURN(
@@ -78,20 +94,12 @@ absl::StatusOr<Metadata> FitTemperatures(const CalibrateOptions& options,
                                           kernels.get(), *selector, texts, reliability));
     errors.push_back(std::move(measured));
   }
-  std::vector<size_t> picks;
-  std::vector<float> scales;
-  for (size_t layer = 0; layer < errors[0].size(); ++layer) {
-    const auto cost = [&](size_t s) { return errors[0][layer][s] + errors[1][layer][s]; };
-    size_t best = 0;
-    for (size_t s = 1; s < reliability.scales.size(); ++s) {
-      if (cost(s) < cost(best)) best = s;
-    }
-    picks.push_back(best);
-    scales.push_back(reliability.scales[best]);
-  }
+  const std::vector<size_t> picks = PickScales(errors);
   const std::vector<size_t> unscaled(picks.size(), 0);
+  std::vector<float> scales;
+  for (const size_t pick : picks) scales.push_back(reliability.scales[pick]);
   std::string summary;
-  for (size_t i = 0; i < 2; ++i) {
+  for (size_t i = 0; i < errors.size(); ++i) {
     const int32_t length = i == 0 ? trained : context;
     std::printf(
         "length %d: mean |believed - true mass| %.2f points, %.2f with a temperature a layer\n",
@@ -101,15 +109,43 @@ absl::StatusOr<Metadata> FitTemperatures(const CalibrateOptions& options,
   return Metadata{{"calibration", Joined(scales)}, {"calibration_error", summary}};
 }
 
-std::vector<RuleFamily> FamiliesOf(const std::vector<std::string>& names) {
+// Empty names are passed over: --rules "" searches nothing.
+absl::StatusOr<std::vector<RuleFamily>> FamiliesOf(const std::vector<std::string>& names) {
   std::vector<RuleFamily> families;
-  for (RuleFamily& family :
-       std::vector<RuleFamily>{ResidualFamily(), TotalFamily(), FractionFamily()}) {
-    if (std::find(names.begin(), names.end(), family.name) != names.end()) {
+  for (const std::string& name : names) {
+    if (name.empty()) continue;
+    bool known = false;
+    for (RuleFamily& family :
+         std::vector<RuleFamily>{ResidualFamily(), TotalFamily(), FractionFamily()}) {
+      if (family.name != name) continue;
       families.push_back(std::move(family));
+      known = true;
+    }
+    if (!known) {
+      return InvalidArgument("--rules: '", name, "' is not p_residual, p_total or fraction");
     }
   }
   return families;
+}
+
+// The densities to search for, options.density first.
+absl::StatusOr<std::vector<double>> DensitiesOf(const CalibrateOptions& options) {
+  std::vector<double> densities = {options.density};
+  for (const std::string& text : options.densities) {
+    double value = 0;
+    const char* end = text.data() + text.size();
+    const auto [stop, error] = std::from_chars(text.data(), end, value);
+    if (error != std::errc() || stop != end) {
+      return InvalidArgument("--densities: '", text, "' is not a number");
+    }
+    if (value != options.density) densities.push_back(value);
+  }
+  for (const double density : densities) {
+    if (!(density > 0 && density <= 1)) {
+      return InvalidArgument("a density must be above 0 and at most 1, got ", density);
+    }
+  }
+  return densities;
 }
 
 // A line of the table of what was tried.
@@ -173,9 +209,14 @@ struct BudgetChoice {
 
 class BudgetCalibration {
  public:
-  BudgetCalibration(const CalibrateOptions& options, tools::LoadedModel* model,
+  BudgetCalibration(const CalibrateOptions& options, std::vector<RuleFamily> families,
+                    std::vector<double> densities, tools::LoadedModel* model,
                     const Documents& documents, int32_t context)
-      : options_(options), model_(model), context_(context) {
+      : options_(options),
+        families_(std::move(families)),
+        densities_(std::move(densities)),
+        model_(model),
+        context_(context) {
     const auto half = static_cast<std::ptrdiff_t>(documents.size() / 2);
     search_ = Documents(documents.begin(), documents.begin() + half);
     judge_ = Documents(documents.begin() + half, documents.end());
@@ -188,8 +229,8 @@ class BudgetCalibration {
     std::vector<Judged> judged = UniformRules(static_cast<size_t>(layers));
     const size_t first_searched = judged.size();
     std::vector<double> asked(judged.size(), 0);
-    for (const RuleFamily& family : FamiliesOf(options_.rules)) {
-      for (const double density : Densities()) {
+    for (const RuleFamily& family : families_) {
+      for (const double density : densities_) {
         SearchOptions search;
         search.density = density;
         search.rounds = options_.rounds;
@@ -220,16 +261,6 @@ class BudgetCalibration {
                      model_->threads());
   }
 
-  std::vector<double> Densities() const {
-    std::vector<double> densities = {options_.density};
-    for (const std::string& text : options_.densities) {
-      double value = 0;
-      std::from_chars(text.data(), text.data() + text.size(), value);
-      if (value > 0 && value < 1 && value != options_.density) densities.push_back(value);
-    }
-    return densities;
-  }
-
   absl::StatusOr<std::vector<TailFigures>> Judge(const std::vector<Judged>& judged) {
     TailMeter meter = Meter(judge_);
     std::vector<Variant> variants;
@@ -245,14 +276,17 @@ class BudgetCalibration {
   }
 
   const CalibrateOptions& options_;
+  std::vector<RuleFamily> families_;
+  std::vector<double> densities_;
   tools::LoadedModel* model_;
   int32_t context_;
   Documents search_;
   Documents judge_;
 };
 
-absl::StatusOr<Metadata> FitBudget(const CalibrateOptions& options, const Documents& documents,
-                                   int32_t context) {
+absl::StatusOr<Metadata> FitBudget(const CalibrateOptions& options,
+                                   std::vector<RuleFamily> families, std::vector<double> densities,
+                                   const Documents& documents, int32_t context) {
   tools::ModelOptions model_options = BaseOptions(options);
   model_options.selector = options.out;
   model_options.max_context = context;
@@ -260,7 +294,8 @@ absl::StatusOr<Metadata> FitBudget(const CalibrateOptions& options, const Docume
   model_options.chunk = kSearchChunk;
   model_options.sequences = 2 + kSearchRows * (options.tail + 32) / context;
   SPOTD_ASSIGN_OR_RETURN(const auto model, tools::LoadedModel::Load(model_options));
-  BudgetCalibration calibration(options, model.get(), documents, context);
+  BudgetCalibration calibration(options, std::move(families), std::move(densities), model.get(),
+                                documents, context);
   SPOTD_ASSIGN_OR_RETURN(const BudgetChoice choice, calibration.Run());
   if (choice.variant.rules.empty()) return Metadata{};
   return BudgetMetadata(choice.variant, choice.density, context);
@@ -269,6 +304,8 @@ absl::StatusOr<Metadata> FitBudget(const CalibrateOptions& options, const Docume
 }  // namespace
 
 absl::Status Calibrate(const CalibrateOptions& options) {
+  SPOTD_ASSIGN_OR_RETURN(std::vector<RuleFamily> families, FamiliesOf(options.rules));
+  SPOTD_ASSIGN_OR_RETURN(std::vector<double> densities, DensitiesOf(options));
   SPOTD_ASSIGN_OR_RETURN(const auto source, model::OpenModel(options.model));
   SPOTD_ASSIGN_OR_RETURN(const auto tokenizer, text::Tokenizer::Create(source->tokenizer_data()));
   const int32_t context = options.context > 0 ? options.context : source->config().context_length;
@@ -291,7 +328,9 @@ absl::Status Calibrate(const CalibrateOptions& options) {
                                               std::min(documents.size(), kReliabilityDocuments)));
   SPOTD_ASSIGN_OR_RETURN(const Metadata temperatures, FitTemperatures(options, few, reliable));
   SPOTD_RETURN_IF_ERROR(RewriteSelector(options.selector, options.out, temperatures));
-  SPOTD_ASSIGN_OR_RETURN(const Metadata budget, FitBudget(options, documents, context));
+  SPOTD_ASSIGN_OR_RETURN(
+      const Metadata budget,
+      FitBudget(options, std::move(families), std::move(densities), documents, context));
   return RewriteSelector(options.out, options.out, budget);
 }
 

@@ -39,6 +39,10 @@ run --calibrate "$work/whole" --out "$work/calibrated" --context 128 --documents
 grep -q "p_residual per layer" "$work/table" || fail "calibration printed no table"
 grep -q budget_p_residual "$work/calibrated" || fail "calibration wrote no budget"
 
+refused "not p_residual" run --calibrate "$work/whole" --out "$work/x" --rules p_most
+refused "density must be" run --calibrate "$work/whole" --out "$work/x" --density 1.5
+refused "another model" "$distill" --model "$(dirname "$model")/llama3" --backend cpu --corpus "$work/corpus" \
+  --calibrate "$work/whole" --context 128 --out "$work/x"
 refused "is required" "$distill" --corpus "$work/corpus"
 refused "too few" run --length 30000 --out "$work/x"
 refused "sequences" run --resume --sequences 1 --checkpoint "$work/part.checkpoint" --tokens 5120 --out "$work/x"
