@@ -99,7 +99,7 @@ def values_schema() -> dict:
         "config": closed(config),
         "gpu": closed({"enabled": BOOLEAN, "resourceName": text(r"^[-.a-z0-9]+/[-.\w]+$"),
                        "runtimeClassName": text(NAME_OR_EMPTY), "tolerations": FREE_LIST}),
-        "resources": RESOURCES,
+        "resources": RESOURCES, "resourceClaims": FREE_LIST,
         "drainSeconds": whole(1, 3600),
         "probes": closed({"startup": PROBE, "readiness": PROBE, "liveness": PROBE}),
         "tls": tls_schema(),

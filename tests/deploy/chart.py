@@ -15,7 +15,7 @@ VALUES = SOURCE / "tests/deploy/values"
 GOLDEN = SOURCE / "tests/deploy/golden"
 KUBERNETES_VERSIONS = ("1.27", "1.30", "1.33", "1.35", "1.37")
 # The first version whose schema knows what a values file uses.
-FIRST_VERSION = {"image-volume": "1.31", "envoy-distill": "1.30", "tls": "1.30"}
+FIRST_VERSION = {"image-volume": "1.31", "envoy-distill": "1.30", "tls": "1.30", "gateway": "1.31"}
 
 
 def cases() -> list:

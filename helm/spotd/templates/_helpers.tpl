@@ -134,6 +134,10 @@ priorityClassName: {{ . }}
 {{- if and .Values.gpu.enabled .Values.gpu.runtimeClassName }}
 runtimeClassName: {{ .Values.gpu.runtimeClassName }}
 {{- end }}
+{{- with .Values.resourceClaims }}
+resourceClaims:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
 {{- with .Values.nodeSelector }}
 nodeSelector:
   {{- toYaml . | nindent 2 }}
