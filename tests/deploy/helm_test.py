@@ -246,27 +246,53 @@ class ProgramTest(unittest.TestCase):
 
     def test_spotctl_knows_what_the_chart_asks_of_it(self):
         texts = [(chart.CHART / "templates/tests/generate.yaml").read_text(),
-                 (chart.CHART / "templates/NOTES.txt").read_text()]
+                 (chart.CHART / "templates/NOTES.txt").read_text(),
+                 (chart.SOURCE / "docs/operations.md").read_text()]
         found = 0
         for line in "\n".join(texts).splitlines():
-            call = re.search(r"spotctl (?:--address \S+ )?(health|complete|generate|chat)\b(.*)", line)
+            call = re.search(r"spotctl (?:--address \S+ )?(health|complete|generate|chat|models|sessions list)\b(.*)", line)
             if call is None:
                 continue
-            usage = subprocess.run([BIN / "spotctl", call.group(1), "--help"], capture_output=True, text=True, check=True)
+            usage = subprocess.run([BIN / "spotctl", *call.group(1).split(), "--help"], capture_output=True, text=True, check=True)
             for flag in re.findall(r"--[a-z-]+", line.split("spotctl", 1)[1]):
                 found += 1
                 self.assertIn(flag, usage.stdout, line)
         self.assertGreaterEqual(found, 5)
 
-    def test_spot_distill_knows_the_flags_of_the_job(self):
-        documents = chart.manifests(chart.rendered(chart.VALUES / "envoy-distill.yaml"))
-        script = [d for d in documents if d["kind"] == "Job"][0]["spec"]["template"]["spec"]["containers"][0]["args"][0]
+    def distill_script(self, *more) -> str:
+        result = chart.template("--values", chart.VALUES / "envoy-distill.yaml", *more)
+        job = [d for d in chart.manifests(result.stdout) if d["kind"] == "Job"][0]
+        return job["spec"]["template"]["spec"]["containers"][0]["args"][0]
+
+    def test_the_distillation_job_writes_flags_as_spot_distill_reads_them(self):
+        script = self.distill_script()
+        self.assertIn("--tokens=20000000 ", script)
+        self.assertIn("--lr=0.005 ", script)
         flags = set(re.findall(r"--([a-z_]+)", script))
         source = (chart.SOURCE / "tools/spot_distill/main.cc").read_text()
         self.assertLessEqual(flags, set(re.findall(r"ABSL_FLAG\([^,]+, (\w+),", source)))
-        self.assertLessEqual({"model", "corpus", "out", "resume", "length"}, flags)
-        self.assertIn("--tokens=20000000 ", script)
-        self.assertIn("--lr=0.005 ", script)
+
+    def test_the_distillation_job_runs_and_resumes(self):
+        if not (BIN / "spot-distill").exists():
+            self.skipTest("spot-distill is not built")
+        script = self.distill_script("--set", "distill.outputPath=s.safetensors,distill.flags.length=32,distill.flags.tokens=512,"
+                                     "distill.flags.sequences=4,distill.flags.queries=8,distill.flags.threads=1,"
+                                     "distill.flags.held_out_sequences=1")
+        with tempfile.TemporaryDirectory() as directory:
+            root = pathlib.Path(directory)
+            (root / "corpus").mkdir()
+            (root / "output").mkdir()
+            (root / "corpus/text.txt").write_text((chart.SOURCE / "deploy/demo/document.txt").read_text())
+            for mounted in ("/corpus", "/output"):
+                script = script.replace(mounted, directory + mounted)
+            script = script.replace("/models/model.gguf", tiny_model(directory))
+            environment = dict(os.environ, PATH=f"{BIN}:{os.environ['PATH']}")
+            for _ in range(2):  # the second run finds the checkpoint of the first
+                result = subprocess.run(["/bin/bash", "-ec", script], capture_output=True, text=True, check=False,
+                                        env=environment, timeout=120)
+                self.assertEqual(result.returncode, 0, result.stdout + result.stderr)
+                self.assertTrue((root / "output/s.safetensors").exists())
+                self.assertTrue((root / "output/s.safetensors.checkpoint").exists())
 
 
 if __name__ == "__main__":
