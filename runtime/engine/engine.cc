@@ -172,6 +172,7 @@ Engine::Impl::Impl(const EngineOptions& options_in, std::string model_id_in,
             .tenant_kv_share = options.sessions.tenant.max_kv_share,
             .prefix_sharing = options.prefix_sharing,
             .reader_patience = options.reader_patience,
+            .tenant_patience = options.tenant_patience,
             .audit = options.audit}),
       thread([this] { loop.Run(); }) {}
 
@@ -273,7 +274,7 @@ absl::StatusOr<SubmitQueue::Item> Engine::Impl::Prepare(GenerateRequest* request
   SPOTD_ASSIGN_OR_RETURN(const auto answered, Answered(*claim.get(), *request, true));
   if (answered == nullptr) return PrepareNew(request, std::move(claim), submitted);
   return SubmitQueue::Command([this, answered, sink = std::move(request->sink)] {
-    for (const TokenEvent& event : answered->events) sink->OnToken(event);
+    answered->Replay(sink.get());
     GenerateResult result = answered->generate;
     result.replayed = true;
     sink->OnDone(std::move(result));

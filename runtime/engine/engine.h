@@ -84,6 +84,8 @@ struct EngineOptions {
   size_t max_record_bytes = 64u << 20;  // of recorded selections, all together
   // A reply whose reader has been behind for so long gives up its place to one that waits.
   std::chrono::milliseconds reader_patience{1000};
+  // A tenant that has nothing running waits no longer for places of one that has several.
+  std::chrono::milliseconds tenant_patience{2000};
   size_t max_prompt_bytes = 16u << 20;
   model::Policy default_policy;
   AuditOptions audit;

@@ -31,8 +31,10 @@ void EngineLoop::AdmitWaiting() {
   }
   if (!left.empty()) PreemptForgotten();
   while (!left.empty()) {
+    Sequence* const first = TakeFirst(&left);
+    if (TryAdmit(first) != Entry::kNoPlace) continue;
     // Nobody overtakes a request that waits for places.
-    if (TryAdmit(TakeFirst(&left)) == Entry::kNoPlace) break;
+    if (!MakePlaceFor(*first) || TryAdmit(first) == Entry::kNoPlace) break;
   }
   RemoveEnded();
 }
@@ -153,6 +155,22 @@ void EngineLoop::PreemptForgotten() {
     if (since && *since <= before && !sequence->ReaderReady()) forgotten.push_back(sequence.get());
   }
   for (Sequence* sequence : forgotten) Preempt(sequence);
+}
+
+bool EngineLoop::MakePlaceFor(const Sequence& sequence) {
+  if (share_.running(sequence.tenant()) > 0) return false;
+  if (Clock::now() - sequence.submitted() < options_.tenant_patience) return false;
+  Sequence* victim = nullptr;
+  const auto rank = [this](const Sequence& one) {
+    return std::pair(share_.running(one.tenant()), -one.head().priority);
+  };
+  // Of equals the one admitted last.
+  for (const auto& running : running_) {
+    if (victim == nullptr || rank(*running) >= rank(*victim)) victim = running.get();
+  }
+  if (victim == nullptr || share_.running(victim->tenant()) < 2) return false;
+  Preempt(victim);
+  return true;
 }
 
 void EngineLoop::Preempt(Sequence* sequence) {

@@ -50,6 +50,8 @@ struct LoopOptions {
   bool prefix_sharing = true;
   // A sequence whose reader has been behind for so long gives up its place to one that waits.
   std::chrono::milliseconds reader_patience{1000};
+  // A tenant that has nothing running waits no longer for one that has several.
+  std::chrono::milliseconds tenant_patience{2000};
   AuditOptions audit;
 };
 
@@ -85,6 +87,8 @@ class EngineLoop {
   void BeginSiblings(Sequence* sequence);
   // Where others wait for a place: takes those of sequences whose readers are far behind.
   void PreemptForgotten();
+  // Takes a place from the tenant that has most, for a tenant that has waited long with none.
+  bool MakePlaceFor(const Sequence& sequence);
   void Preempt(Sequence* sequence);
 
   StepPlan Plan();

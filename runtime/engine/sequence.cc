@@ -263,7 +263,7 @@ void Sequence::Decoded(const model::DecodeResult& result, std::span<const float>
   if (top_logprobs() > 0) event.top = TopLogprobs(logits, top_logprobs());
   complete_ = generation_->reply.finish() != FinishReason::kNone;
   const bool repeatable = !head().request_id.empty();
-  if (repeatable) generation_->events.push_back(event);
+  if (repeatable) generation_->answer.Add(event);
   if (!repeatable || complete_) acknowledged_ = static_cast<int32_t>(claim_->tokens.size());
   generation_->request.sink->OnToken(event);
 }
@@ -349,24 +349,21 @@ void Sequence::KeepAcknowledged() {
 
 void Sequence::Remember(const AppendResult& result) {
   if (head().request_id.empty()) return;
-  claim_->requests.Add(
-      std::make_shared<AnsweredRequest>(AnsweredRequest{.id = head().request_id,
-                                                        .fingerprint = head().fingerprint,
-                                                        .generated = false,
-                                                        .append = result,
-                                                        .generate = {},
-                                                        .events = {}}));
+  AnsweredRequest answer;
+  answer.id = head().request_id;
+  answer.fingerprint = head().fingerprint;
+  answer.append = result;
+  claim_->requests.Add(std::move(answer));
 }
 
 void Sequence::Remember(const GenerateResult& result) {
   if (head().request_id.empty()) return;
-  claim_->requests.Add(
-      std::make_shared<AnsweredRequest>(AnsweredRequest{.id = head().request_id,
-                                                        .fingerprint = head().fingerprint,
-                                                        .generated = true,
-                                                        .append = {},
-                                                        .generate = result,
-                                                        .events = std::move(generation_->events)}));
+  AnsweredRequest& answer = generation_->answer;
+  answer.id = head().request_id;
+  answer.fingerprint = head().fingerprint;
+  answer.generated = true;
+  answer.generate = result;
+  claim_->requests.Add(std::move(answer));
 }
 
 Timings Sequence::MakeTimings(Clock::time_point now) const {

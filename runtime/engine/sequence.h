@@ -26,6 +26,7 @@
 #include "runtime/engine/prompt_encoder.h"
 #include "runtime/engine/reply.h"
 #include "runtime/engine/request.h"
+#include "runtime/engine/request_log.h"
 #include "runtime/engine/selection_record.h"
 #include "runtime/engine/session_registry.h"
 #include "runtime/engine/sparsity_tally.h"
@@ -68,6 +69,7 @@ class Sequence {
   const RequestHead& head() const;
   const std::string& tenant() const { return claim_->tenant; }
   uint64_t arrival() const { return arrival_; }
+  Clock::time_point submitted() const { return submitted_; }
   bool prefilling() const { return state_ == State::kPrefilling; }
   bool decoding() const { return state_ == State::kDecoding; }
   // The request has all it asked for, and waits for End.
@@ -139,7 +141,7 @@ class Sequence {
     Reply reply;
     TokenHistory history;
     SparsityTally sparsity;
-    std::vector<TokenEvent> events;  // where the answer may have to be repeated
+    AnsweredRequest answer;  // filled where it may have to be repeated
   };
 
   // The context that the first generated token sees.

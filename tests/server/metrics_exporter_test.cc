@@ -4,6 +4,9 @@
 #include <gtest/gtest.h>
 
 #include <cstdlib>
+#include <fstream>
+#include <map>
+#include <regex>
 #include <sstream>
 
 #include "tests/server/test_server.h"
@@ -138,6 +141,63 @@ TEST_F(MetricsExporterTest, HistogramsHaveTheBucketsOperatorsExpect) {
                                             "\"qwen3\",le=\"") +
                                 bound + "\"}"));
   }
+}
+
+// "name", "type", "help" and label keys of each family on the page, as a Markdown table.
+std::string Reference(const std::string& page) {
+  struct Family {
+    std::string type, help, labels;
+  };
+  std::map<std::string, Family> families;
+  std::istringstream lines(page);
+  for (std::string line; std::getline(lines, line);) {
+    std::istringstream words(line);
+    std::string hash, kind, name;
+    if (line.rfind("# ", 0) == 0) {
+      words >> hash >> kind >> name;
+      std::string rest;
+      std::getline(words >> std::ws, rest);
+      (kind == "HELP" ? families[name].help : families[name].type) = rest;
+      continue;
+    }
+    name = line.substr(0, line.find_first_of("{ "));
+    for (const char* end : {"_bucket", "_sum", "_count"}) {
+      const size_t at = name.rfind(end);
+      if (!families.contains(name) && at != name.npos) name.resize(at);
+    }
+    std::string labels;
+    static const std::regex kLabel("([a-z_]+)=\"");
+    for (std::sregex_iterator it(line.begin(), line.end(), kLabel), none; it != none; ++it) {
+      const std::string key = (*it)[1];
+      if (key == "model_name" || key == "le") continue;
+      labels += (labels.empty() ? "`" : ", `") + key + "`";
+    }
+    families[name].labels = labels;
+  }
+  std::string table = "| metric | type | labels | meaning |\n|---|---|---|---|\n";
+  for (const auto& [name, family] : families) {
+    table +=
+        "| `" + name + "` | " + family.type + " | " + family.labels + " | " + family.help + " |\n";
+  }
+  return table;
+}
+
+// SPOTD_UPDATE_DOCS=1 writes the page.
+TEST_F(MetricsExporterTest, TheDocsAreCurrent) {
+  ASSERT_TRUE(server_.Generate(RequestFor("", "hi", 2)).status.ok());
+  const std::string expected =
+      "# Metrics\n\n"
+      "What `/metrics` offers to Prometheus. Every `spotd_` series has the label `model_name`; "
+      "sessions, tenants and clients are\nnever labels, and no series holds anything of a prompt. "
+      "Ratios are two counters: divide their rates.\n\n"
+      "Written from `server/metrics_exporter.cc`, the one file that names metrics; a test fails "
+      "when it is not current.\n\n" +
+      Reference(Page());
+  const std::string path = std::string(SPOTD_SOURCE_DIR) + "/docs/metrics.md";
+  if (std::getenv("SPOTD_UPDATE_DOCS") != nullptr) std::ofstream(path) << expected;
+  std::stringstream text;
+  text << std::ifstream(path).rdbuf();
+  EXPECT_EQ(text.str(), expected) << "run this test with SPOTD_UPDATE_DOCS=1";
 }
 
 }  // namespace

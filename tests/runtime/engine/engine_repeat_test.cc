@@ -115,6 +115,20 @@ TEST_F(EngineRepeatTest, WhileTheFirstIsRunningTheSecondIsTurnedAway) {
   EXPECT_TRUE(Complete(engine_, AskOnce("prompt", 60, "id-1")).second->replayed);
 }
 
+// What was generated is kept of the latest only: memory stays in proportion to the session.
+TEST_F(EngineRepeatTest, OfEarlierRepliesTheResultIsRemembered) {
+  const auto first = Complete(engine_, AskOnce("one", 4, "id-1")).second;
+  ASSERT_TRUE(first.ok());
+  ASSERT_TRUE(Complete(engine_, AskOnce("two", 5, "id-2")).second.ok());
+  Call again = Start(engine_, AskOnce("one", 4, "id-1"));
+  ASSERT_TRUE(Eventually([&] { return again.sink->done(); }));
+  EXPECT_TRUE(again.sink->tokens().empty());
+  auto [sink, result] = Complete(engine_, AskOnce("two", 5, "id-2"));
+  EXPECT_TRUE(result->replayed);
+  EXPECT_EQ(sink->tokens().size(), 5u);
+  EXPECT_EQ(Length(), 15);
+}
+
 TEST_F(EngineRepeatTest, OnlyTheLatestAreRemembered) {
   for (int i = 0; i <= static_cast<int>(RequestLog::kKept); ++i) {
     ASSERT_TRUE(Append("x", "id-" + std::to_string(i)).ok());

@@ -159,5 +159,31 @@ TEST(EngineTenantTest, TenantsTakeTurnsAndPrioritiesCountInsideOne) {
   EXPECT_THAT(order, ElementsAre("a1", "b1", "a4", "b2", "a2", "a3"));
 }
 
+// Long replies of one tenant fill every place; another's request does not wait for their end.
+TEST(EngineTenantTest, ATenantWithSeveralPlacesGivesOneUp) {
+  TinyEngineOptions options;
+  options.engine.max_running = 2;
+  options.engine.tenant_patience = std::chrono::milliseconds(0);
+  GatedEngine gated(std::move(options));
+  Engine* engine = gated.engine.get();
+  Call first = Start(engine, AskAs("a", "", Words(20), 1000));
+  Call second = Start(engine, AskAs("a", "", Words(20), 1000));
+  gated.gate->AwaitArrival(1);
+  gated.gate->LetPass(20);
+  gated.gate->AwaitArrival(21);
+  Call own = Start(engine, AskAs("a", "", Words(20, 3), 2));
+  Call other = Start(engine, AskAs("b", "", Words(20, 2), 3));
+  gated.gate->Open();
+  ASSERT_TRUE(other.sink->Wait().ok());
+  EXPECT_FALSE(first.sink->done());
+  EXPECT_FALSE(second.sink->done());
+  EXPECT_FALSE(own.sink->done()) << "its own tenant's can wait";
+  EXPECT_EQ(engine->metrics().preemptions.load(), 1u);
+  ASSERT_TRUE(first.sink->Wait().ok());
+  ASSERT_TRUE(second.sink->Wait().ok());
+  EXPECT_EQ(first.sink->tokens(), second.sink->tokens()) << "what was given up came back";
+  EXPECT_TRUE(own.sink->Wait().ok());
+}
+
 }  // namespace
 }  // namespace spotd::engine
