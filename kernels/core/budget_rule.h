@@ -148,25 +148,38 @@ struct BudgetMasses {
   float residual_max;
 };
 
-// The reserved mass in units of the residual's.
-SPOTD_HOST_DEVICE inline double ReservedMass(const BudgetMasses& m) {
-  if (m.reserved == 0) return 0.0;
-  if (m.residual == 0) return static_cast<double>(m.reserved);
-  const double shift = static_cast<double>(m.reserved_max) - static_cast<double>(m.residual_max);
-  return static_cast<double>(m.reserved) * exp(shift < 600.0 ? shift : 600.0);
+// What one unit of reserved mass is worth in units of the residual's.
+SPOTD_HOST_DEVICE inline double ReservedScale(float reserved_max, float residual_max) {
+  const double shift = static_cast<double>(reserved_max) - static_cast<double>(residual_max);
+  return exp(shift < 600.0 ? shift : 600.0);
 }
 
-// The residual mass at which kDualTopP stops. Infinite for the fixed kinds, which stop by count.
-SPOTD_HOST_DEVICE inline double BudgetMassNeeded(const BudgetRule& rule, const BudgetMasses& m) {
+// The reserved mass in units of the residual's; `scale` is ReservedScale of the two maxima.
+SPOTD_HOST_DEVICE inline double ReservedMass(const BudgetMasses& m, double scale) {
+  if (m.reserved == 0) return 0.0;
+  if (m.residual == 0) return static_cast<double>(m.reserved);
+  return static_cast<double>(m.reserved) * scale;
+}
+SPOTD_HOST_DEVICE inline double ReservedMass(const BudgetMasses& m) {
+  return ReservedMass(m, ReservedScale(m.reserved_max, m.residual_max));
+}
+
+// The residual mass at which kDualTopP stops, with `reserved` = ReservedMass(m). Infinite for the
+// fixed kinds, which stop by count.
+SPOTD_HOST_DEVICE inline double BudgetMassNeeded(const BudgetRule& rule, const BudgetMasses& m,
+                                                 double reserved) {
   if (rule.kind != BudgetKind::kDualTopP) return INFINITY;
   const auto residual = static_cast<double>(m.residual);
   double needed = INFINITY;
   if (rule.p_residual < 1.0f) needed = rule.p_residual * residual;
   if (rule.p_total < 1.0f) {
-    const double by_total = rule.p_total * residual - (1.0 - rule.p_total) * ReservedMass(m);
+    const double by_total = rule.p_total * residual - (1.0 - rule.p_total) * reserved;
     needed = by_total < needed ? by_total : needed;
   }
   return needed;
+}
+SPOTD_HOST_DEVICE inline double BudgetMassNeeded(const BudgetRule& rule, const BudgetMasses& m) {
+  return BudgetMassNeeded(rule, m, ReservedMass(m));
 }
 
 // Whether the rule takes one more block after `count` residual blocks of mass `mass`. Once false it

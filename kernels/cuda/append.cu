@@ -21,8 +21,9 @@ __device__ inline float InverseRms(const Bf16x* x, int dim, float eps) {
 
 // Norm (nullable), then RoPE, from x to `to`; they may be the same. A lane reads only what it
 // writes.
-__device__ inline void NormAndRotate(const Bf16x* x, const float* norm, const Rope& rope, int dim,
-                                     int position, float eps, Bf16x* to) {
+__device__ inline void NormAndRotate(const Bf16x* x, const float* norm, const Rope& rope,
+                                     const LaneTurns& turns, int dim, int position, float eps,
+                                     Bf16x* to) {
   const int lane = threadIdx.x % 32;
   const float inverse = norm == nullptr ? 1.0f : InverseRms(x, dim, eps);
   const auto value = [&](int i) {
@@ -31,27 +32,30 @@ __device__ inline void NormAndRotate(const Bf16x* x, const float* norm, const Ro
   };
   const int half = rope.rotary_dim / 2;
   __syncwarp();
-  for (int i = lane; i < half; i += 32) {
-    const float2 turned = Rotate(rope, i, position, value(i), value(i + half));
+  ForEachPair(rope, turns, position, [&](int i, float2 turn) {
+    const float2 turned = Turned(turn, value(i), value(i + half));
     to[i] = __float2bfloat16(turned.x);
     to[i + half] = __float2bfloat16(turned.y);
-  }
+  });
   for (int i = rope.rotary_dim + lane; i < dim; i += 32) to[i] = __float2bfloat16(value(i));
 }
 
 __global__ void AppendKvKernel(const __grid_constant__ AppendKvArgs args) {
-  WaitForPrevious();
   AllowNext();
   const KvLayer& layer = args.layer;
   const int dim = layer.head_dim;
   const int row = blockIdx.x;
   const int head = blockIdx.y * kWarps + threadIdx.x / 32;
   const int lane = threadIdx.x % 32;
-  if (head >= args.q_heads + 2 * layer.kv_heads) return;
+  const int heads = args.q_heads + 2 * layer.kv_heads;
+  if (head >= heads) return;
   const int position = args.positions[row];
+  const bool is_value = head >= args.q_heads + layer.kv_heads;
+  const LaneTurns turns = is_value ? LaneTurns{} : MakeTurns(args.rope, position);
   if (head < args.q_heads) {
     Bf16x* q = static_cast<Bf16x*>(args.q) + (int64_t{row} * args.q_heads + head) * dim;
-    NormAndRotate(q, args.q_norm, args.rope, dim, position, args.eps, q);
+    WaitForPrevious();
+    NormAndRotate(q, args.q_norm, args.rope, turns, dim, position, args.eps, q);
     return;
   }
   const int kv_head = (head - args.q_heads) % layer.kv_heads;
@@ -59,9 +63,10 @@ __global__ void AppendKvKernel(const __grid_constant__ AppendKvArgs args) {
   const int physical = PhysicalBlock(args.batch, place.seq, place.token / layer.block_tokens);
   Bf16x* key = KeyRows(layer, physical, kv_head) + place.token % layer.block_tokens * dim;
   const int64_t from = (int64_t{row} * layer.kv_heads + kv_head) * dim;
-  if (head < args.q_heads + layer.kv_heads) {
-    NormAndRotate(static_cast<const Bf16x*>(args.k) + from, args.k_norm, args.rope, dim, position,
-                  args.eps, key);
+  WaitForPrevious();
+  if (!is_value) {
+    NormAndRotate(static_cast<const Bf16x*>(args.k) + from, args.k_norm, args.rope, turns, dim,
+                  position, args.eps, key);
   } else {
     const Bf16x* v = static_cast<const Bf16x*>(args.v) + from;
     Bf16x* value = key + ValueOffset(layer);
@@ -72,8 +77,8 @@ __global__ void AppendKvKernel(const __grid_constant__ AppendKvArgs args) {
 // A row whose token ends a block, or its sequence, recomputes that block's bounds from all the
 // block's tokens.
 __global__ void SummariseKernel(const __grid_constant__ AppendKvArgs args) {
-  WaitForPrevious();
   AllowNext();
+  WaitForPrevious();
   const KvLayer& layer = args.layer;
   const int kv_head = blockIdx.y;
   const RowPlace place = FindRow(args.batch, blockIdx.x);

@@ -14,18 +14,19 @@ constexpr int kMaxDim = 256;
 // writes.
 template <typename Write>
 __device__ inline void RotateInto(const Bf16x* x, float inverse, const float* norm,
-                                  const Rope& rope, int dim, int position, const Write& write) {
+                                  const Rope& rope, const LaneTurns& turns, int dim, int position,
+                                  const Write& write) {
   const int lane = threadIdx.x % 32;
   const auto value = [&](int i) {
     const float scaled = __bfloat162float(x[i]) * inverse;
     return norm == nullptr ? scaled : scaled * norm[i];
   };
   const int half = rope.rotary_dim / 2;
-  for (int i = lane; i < half; i += 32) {
-    const float2 turned = Rotate(rope, i, position, value(i), value(i + half));
+  ForEachPair(rope, turns, position, [&](int i, float2 turn) {
+    const float2 turned = Turned(turn, value(i), value(i + half));
     write(i, turned.x);
     write(i + half, turned.y);
-  }
+  });
   for (int i = rope.rotary_dim + lane; i < dim; i += 32) write(i, value(i));
 }
 
@@ -64,7 +65,6 @@ __device__ inline void StorePlain(const KvLayer& layer, const float* x, int toke
 
 __global__ void AppendSelectorKernel(const __grid_constant__ AppendSelectorArgs args) {
   __shared__ float rotated[kWarps][kMaxDim];
-  WaitForPrevious();
   AllowNext();
   const KvLayer& layer = args.layer;
   const int dim = layer.selector_dim;
@@ -74,12 +74,19 @@ __global__ void AppendSelectorKernel(const __grid_constant__ AppendSelectorArgs 
   const int heads = args.q == nullptr ? 0 : args.heads;
   if (part > heads) return;
   const int position = args.positions[row];
+  const LaneTurns turns = MakeTurns(args.rope, position);
   if (part > 0) {
     Bf16x* q = static_cast<Bf16x*>(args.q) + (int64_t{row} * args.heads + part - 1) * dim;
-    RotateInto(q, 1.0f, nullptr, args.rope, dim, position,
+    WaitForPrevious();
+    RotateInto(q, 1.0f, nullptr, args.rope, turns, dim, position,
                [&](int i, float x) { q[i] = __float2bfloat16(x); });
     return;
   }
+  const RowPlace place = FindRow(args.batch, row);
+  uint8_t* block =
+      SelectorBlock(layer, PhysicalBlock(args.batch, place.seq, place.token / layer.block_tokens));
+  const int token = place.token % layer.block_tokens;
+  WaitForPrevious();
   const Bf16x* k = static_cast<const Bf16x*>(args.k) + int64_t{row} * dim;
   float sum = 0;
   for (int i = threadIdx.x % 32; i < dim; i += 32) {
@@ -88,13 +95,9 @@ __global__ void AppendSelectorKernel(const __grid_constant__ AppendSelectorArgs 
   }
   const float inverse = rsqrtf(WarpSum(sum) / static_cast<float>(dim) + args.eps);
   float* x = rotated[warp];
-  RotateInto(k, inverse, args.k_norm, args.rope, dim, position,
+  RotateInto(k, inverse, args.k_norm, args.rope, turns, dim, position,
              [&](int i, float value) { x[i] = value; });
   __syncwarp();
-  const RowPlace place = FindRow(args.batch, row);
-  uint8_t* block =
-      SelectorBlock(layer, PhysicalBlock(args.batch, place.seq, place.token / layer.block_tokens));
-  const int token = place.token % layer.block_tokens;
   if (layer.selector_format == SelectorKeyFormat::kInt4) {
     StoreInt4(layer, x, token, block);
   } else {

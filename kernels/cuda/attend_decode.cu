@@ -71,27 +71,29 @@ struct Tile {
   int32_t first_token;  // of the sequence
 };
 
-__device__ inline RowTiles FindTiles(const AttendArgs& args, int row, int kv_head) {
+// What is known before the blocks are chosen.
+__device__ inline RowTiles RowOf(const AttendArgs& args, int row) {
   RowTiles tiles;
   tiles.kv_len = args.batch.kv_len[row];
   tiles.tiles_per_block = args.layer.block_tokens / kTileTokens;
   tiles.table = args.batch.block_tables + int64_t{row} * args.batch.table_stride;
   tiles.selected = nullptr;
-  if (args.selected == nullptr) {
-    tiles.count = (tiles.kv_len + kTileTokens - 1) / kTileTokens;
-  } else {
-    const int64_t choice = int64_t{row} * args.groups + (args.groups == 1 ? 0 : kv_head);
-    tiles.selected = args.selected + choice * args.selected_stride;
-    const int blocks = args.counts[choice];
-    tiles.count = blocks * tiles.tiles_per_block;
-    if (blocks > 0 && tiles.tiles_per_block > 1) {
-      // The last block may end before its last tile.
-      const int tokens = tiles.kv_len - tiles.selected[blocks - 1] * args.layer.block_tokens;
-      tiles.count -= tiles.tiles_per_block -
-                     min(tiles.tiles_per_block, (tokens + kTileTokens - 1) / kTileTokens);
-    }
-  }
+  tiles.count = (tiles.kv_len + kTileTokens - 1) / kTileTokens;
   return tiles;
+}
+
+__device__ inline void FindTiles(const AttendArgs& args, int row, int kv_head, RowTiles& tiles) {
+  if (args.selected == nullptr) return;
+  const int64_t choice = int64_t{row} * args.groups + (args.groups == 1 ? 0 : kv_head);
+  tiles.selected = args.selected + choice * args.selected_stride;
+  const int blocks = args.counts[choice];
+  tiles.count = blocks * tiles.tiles_per_block;
+  if (blocks > 0 && tiles.tiles_per_block > 1) {
+    // The last block may end before its last tile.
+    const int tokens = tiles.kv_len - tiles.selected[blocks - 1] * args.layer.block_tokens;
+    tiles.count -= tiles.tiles_per_block -
+                   min(tiles.tiles_per_block, (tokens + kTileTokens - 1) / kTileTokens);
+  }
 }
 
 __device__ inline Tile FindTile(const KvLayer& layer, const RowTiles& tiles, int kv_head,
@@ -299,7 +301,6 @@ __global__ __launch_bounds__(kAttendThreads, kDim <= 128 ? kBlocksPerSm : 1) voi
   extern __shared__ float4 shared[];
   auto& space = *reinterpret_cast<MergeSpace<kDim, kHeadTiles>*>(shared);
   __shared__ bool is_last;
-  WaitForPrevious();
   AllowNext();
   const AttendArgs& args = launch.args;
   const int split = blockIdx.x;
@@ -308,8 +309,11 @@ __global__ __launch_bounds__(kAttendThreads, kDim <= 128 ? kBlocksPerSm : 1) voi
   const int group = args.q_heads / args.layer.kv_heads;
   const int g = threadIdx.x % 32 / 4;
   const int t = threadIdx.x % 4;
+  RowTiles tiles = RowOf(args, row);
   uint4 q[kHeadTiles][kDim / 32];
   WarpState<kDim, kHeadTiles> state = {};
+  WaitForPrevious();
+  FindTiles(args, row, kv_head, tiles);
 #pragma unroll
   for (int h = 0; h < kHeadTiles; ++h) {
     state.max[h] = -INFINITY;
@@ -321,7 +325,6 @@ __global__ __launch_bounds__(kAttendThreads, kDim <= 128 ? kBlocksPerSm : 1) voi
       q[h][c] = member < group ? *reinterpret_cast<const uint4*>(from + c * 32) : uint4{0, 0, 0, 0};
     }
   }
-  const RowTiles tiles = FindTiles(args, row, kv_head);
   const int chunk = SplitTiles(tiles.count, launch.max_splits);
   const int splits = max(1, (tiles.count + chunk - 1) / chunk);
   if (split >= splits) return;

@@ -59,8 +59,8 @@ __global__ void AttendGenericKernel(const __grid_constant__ Problem p) {
   __shared__ float max[kWarps];
   __shared__ float sum[kWarps];
   __shared__ float out[kWarps][kMaxPerLane * 32];
-  WaitForPrevious();
   AllowNext();
+  WaitForPrevious();
   const int row = blockIdx.x;
   const int head = blockIdx.y;
   const int warp = threadIdx.x / 32;

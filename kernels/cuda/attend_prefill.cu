@@ -1,5 +1,6 @@
 // Causal prefill attention over the paged cache with mma.sync: any device from sm_80. Tiles of 64
 // rows x 64 tokens, K and V through shared memory in two stages, scores and weights in registers.
+#include "kernels/cuda/async_copy.cuh"
 #include "kernels/cuda/attend_prefill_sm90.h"
 #include "kernels/cuda/launch.cuh"
 #include "kernels/cuda/prefill.cuh"
@@ -26,25 +27,6 @@ struct Space {
   Tile<kDim> k[2];
   Tile<kDim> v[2];
 };
-
-__device__ inline uint32_t SharedAddress(const void* p) {
-  return static_cast<uint32_t>(__cvta_generic_to_shared(p));
-}
-
-// Copies 16 bytes, or writes zeros when !inside.
-__device__ inline void CopyAsync16(void* to, const void* from, bool inside) {
-  const int bytes = inside ? 16 : 0;
-  asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(SharedAddress(to)), "l"(from),
-               "r"(bytes)
-               : "memory");
-}
-__device__ inline void CommitCopies() {
-  asm volatile("cp.async.commit_group;" ::: "memory");
-}
-template <int kPending>
-__device__ inline void WaitCopies() {
-  asm volatile("cp.async.wait_group %0;" ::"n"(kPending) : "memory");
-}
 
 __device__ inline void LoadMatrix4(uint32_t (&r)[4], const void* p) {
   asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
@@ -205,8 +187,8 @@ __global__ __launch_bounds__(kThreads) void PrefillKernel(
     const __grid_constant__ PrefillAttendArgs args, int tiles) {
   extern __shared__ float4 shared[];
   auto& space = *reinterpret_cast<Space<kDim>*>(shared);
-  WaitForPrevious();
   AllowNext();
+  WaitForPrevious();
   // The longest tiles first: they are the last of each sequence.
   const RowTile rows = FindRowTile(args.batch, tiles - 1 - static_cast<int>(blockIdx.y), kRows);
   if (rows.seq < 0) return;

@@ -295,8 +295,8 @@ __global__ __launch_bounds__(kThreads,
     asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
   }
   __syncthreads();
-  WaitForPrevious();
   AllowNext();
+  WaitForPrevious();
   // The longest tiles first: they are the last of each sequence.
   const RowTile rows =
       FindRowTile(problem.args.batch, problem.tiles - 1 - static_cast<int>(blockIdx.y), kRows);

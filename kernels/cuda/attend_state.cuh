@@ -117,38 +117,68 @@ __device__ inline void MergeWarps(const AttendArgs& args, MergeSpace<kDim, kHead
   }
 }
 
+template <int kCount>
+__device__ inline void LoadPartial(const float* from, float (&to)[kCount]) {
+  if constexpr (kCount % 4 == 0) {
+#pragma unroll
+    for (int i = 0; i < kCount; i += 4) {
+      const float4 v = __ldcg(reinterpret_cast<const float4*>(from + i));
+      to[i] = v.x;
+      to[i + 1] = v.y;
+      to[i + 2] = v.z;
+      to[i + 3] = v.w;
+    }
+  } else {
+    const float2 v = __ldcg(reinterpret_cast<const float2*>(from));
+    to[0] = v.x;
+    to[1] = v.y;
+  }
+}
+
 // Merges all splits of (row, KV head), in order: a warp per head, the lanes side by side over the
-// dims.
+// dims. The partial outputs are asked for before their weights are known: the merge is latency.
 template <int kDim>
 __device__ inline void MergeSplits(const AttendArgs& args, int row, int kv_head, int group,
                                    int splits, const float* partials) {
   constexpr int kPerLane = kDim / 32;
+  constexpr int kBatch = 64 / kPerLane;  // partial outputs in registers
   const int64_t stride = group * (kPartialHeader + kDim);
   const int lane = threadIdx.x % 32;
   for (int h = threadIdx.x / 32; h < group; h += kAttendWarps) {
     const float* from = partials + h * (kPartialHeader + kDim);
-    float max = -INFINITY;
-    for (int s = lane; s < splits; s += 32) max = fmaxf(max, __ldcg(from + s * stride));
-    max = WarpMax(max);
+    const auto header_of = [&](int s) {
+      return s < splits ? __ldcg(reinterpret_cast<const float2*>(from + s * stride))
+                        : float2{-INFINITY, 0};
+    };
+    float2 header = header_of(lane);
+    float max = header.x;
+    for (int s = lane + 32; s < splits; s += 32) max = fmaxf(max, __ldcg(from + s * stride));
     float sum = 0;
     float out[kPerLane] = {};
-    for (int first = 0; first < splits; first += 32) {
-      const int mine = first + lane;
-      const float2 header = mine < splits
-                                ? __ldcg(reinterpret_cast<const float2*>(from + mine * stride))
-                                : float2{-INFINITY, 0};
-      const float factor = MergeFactor(header.x, max);
-      sum += header.y * factor;
-      const int count = min(32, splits - first);
-#pragma unroll 16
-      for (int s = 0; s < count; ++s) {
-        const float weight = __shfl_sync(kFullMask, factor, s);
-        const float* part = from + (first + s) * stride + kPartialHeader + lane * kPerLane;
+    float factor = 0;
+    for (int first = 0; first < splits; first += kBatch) {
+      float part[kBatch][kPerLane];
 #pragma unroll
-        for (int i = 0; i < kPerLane; i += 2) {
-          const float2 value = __ldcg(reinterpret_cast<const float2*>(part + i));
-          out[i] += weight * value.x;
-          out[i + 1] += weight * value.y;
+      for (int i = 0; i < kBatch; ++i) {
+        const float* row_part =
+            from + min(first + i, splits - 1) * stride + kPartialHeader + lane * kPerLane;
+        LoadPartial(row_part, part[i]);
+      }
+      if (first % 32 == 0) {
+        if (first == 0) {
+          max = WarpMax(max);
+        } else {
+          header = header_of(first + lane);
+        }
+        factor = MergeFactor(header.x, max);
+        sum += header.y * factor;
+      }
+#pragma unroll
+      for (int i = 0; i < kBatch; ++i) {
+        const float weight = __shfl_sync(kFullMask, factor, (first + i) % 32);
+        if (first + i < splits) {
+#pragma unroll
+          for (int j = 0; j < kPerLane; ++j) out[j] += weight * part[i][j];
         }
       }
     }

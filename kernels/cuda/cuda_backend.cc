@@ -65,7 +65,9 @@ class CudaBackend final : public Backend {
   }
   void QuestScore(const QuestScoreArgs& args) override;
   void OracleScore(const OracleScoreArgs& args) override;
-  void Select(const SelectArgs& args) override { Check(LaunchSelect(ctx_, args), "Select"); }
+  void Select(const SelectArgs& args) override {
+    Check(LaunchSelect(ctx_, args, selecting_.data()), "Select");
+  }
   void Attend(const AttendArgs& args) override;
   void PrefillAttend(const PrefillAttendArgs& args) override {
     Check(LaunchPrefillAttend(ctx_, args), "PrefillAttend");
@@ -90,7 +92,8 @@ class CudaBackend final : public Backend {
   absl::Status fault_;
   std::unique_ptr<CublasLt> cublas_;
   GrowingMemory scratch_;
-  GrowingMemory counters_;
+  GrowingMemory counters_;   // attention's, fixed
+  GrowingMemory selecting_;  // selection's, fixed
   Staging staging_;
   GraphCache graphs_{kMaxGraphs};
 };
@@ -134,6 +137,7 @@ absl::Status CudaBackend::Open() {
       ToStatus(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking), "creating a stream"));
   SPOTD_RETURN_IF_ERROR(ToStatus(staging_.Create(stream_), "pinning transfer memory"));
   SPOTD_RETURN_IF_ERROR(ToStatus(counters_.Grow(kCounterBytes), "allocating on the GPU"));
+  SPOTD_RETURN_IF_ERROR(ToStatus(selecting_.Grow(SelectScratchBytes()), "allocating on the GPU"));
   ctx_ = {stream_, properties.multiProcessorCount, properties.major == 9};
   cublas_ = CublasLt::Load();
   description_ =

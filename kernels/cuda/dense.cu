@@ -6,8 +6,8 @@ namespace spotd::kernels::cuda {
 namespace {
 
 __global__ void EmbedKernel(const Bf16x* table, const int32_t* tokens, int32_t hidden, float* out) {
-  WaitForPrevious();
   AllowNext();
+  WaitForPrevious();
   const Bf16x* from = table + int64_t{tokens[blockIdx.x]} * hidden;
   float* to = out + int64_t{blockIdx.x} * hidden;
   for (int i = threadIdx.x; i < hidden; i += blockDim.x) to[i] = __bfloat162float(from[i]);
@@ -20,12 +20,19 @@ constexpr int kNormRegisters = 4;  // float4 per thread: rows up to 8192 wide
 __global__ void RmsNormVectorKernel(const float4* x, const float4* weight, int32_t quads, float eps,
                                     uint2* out) {
   __shared__ float scratch[33];
-  WaitForPrevious();
   AllowNext();
   x += int64_t{blockIdx.x} * quads;
   out += int64_t{blockIdx.x} * quads;
+  float4 gain[kNormRegisters];
+#pragma unroll
+  for (int i = 0; i < kNormRegisters; ++i) {
+    const int at = threadIdx.x + i * blockDim.x;
+    if (at < quads) gain[i] = weight[at];
+  }
+  WaitForPrevious();
   float4 held[kNormRegisters];
   float sum = 0;
+#pragma unroll
   for (int i = 0; i < kNormRegisters; ++i) {
     const int at = threadIdx.x + i * blockDim.x;
     held[i] = at < quads ? x[at] : float4{0, 0, 0, 0};
@@ -34,10 +41,11 @@ __global__ void RmsNormVectorKernel(const float4* x, const float4* weight, int32
   }
   const float scale =
       rsqrtf(BlockReduce<false>(sum, scratch) / static_cast<float>(4 * quads) + eps);
+#pragma unroll
   for (int i = 0; i < kNormRegisters; ++i) {
     const int at = threadIdx.x + i * blockDim.x;
     if (at >= quads) break;
-    const float4 w = weight[at];
+    const float4 w = gain[i];
     out[at] = {PackBf16(held[i].x * scale * w.x, held[i].y * scale * w.y),
                PackBf16(held[i].z * scale * w.z, held[i].w * scale * w.w)};
   }
@@ -46,8 +54,8 @@ __global__ void RmsNormVectorKernel(const float4* x, const float4* weight, int32
 __global__ void RmsNormKernel(const float* x, const float* weight, int32_t dim, float eps,
                               Bf16x* out) {
   __shared__ float scratch[33];
-  WaitForPrevious();
   AllowNext();
+  WaitForPrevious();
   x += int64_t{blockIdx.x} * dim;
   out += int64_t{blockIdx.x} * dim;
   float sum = 0;
@@ -66,8 +74,8 @@ __device__ inline uint32_t SwiGluPair(uint32_t gate, uint32_t up) {
 }
 
 __global__ void SwiGluVectorKernel(const uint4* gate, const uint4* up, int64_t count, uint4* out) {
-  WaitForPrevious();
   AllowNext();
+  WaitForPrevious();
   for (int64_t i = blockIdx.x * int64_t{blockDim.x} + threadIdx.x; i < count;
        i += int64_t{gridDim.x} * blockDim.x) {
     const uint4 g = gate[i];
@@ -78,8 +86,8 @@ __global__ void SwiGluVectorKernel(const uint4* gate, const uint4* up, int64_t c
 }
 
 __global__ void SwiGluKernel(const Bf16x* gate, const Bf16x* up, int64_t count, Bf16x* out) {
-  WaitForPrevious();
   AllowNext();
+  WaitForPrevious();
   for (int64_t i = blockIdx.x * int64_t{blockDim.x} + threadIdx.x; i < count;
        i += int64_t{gridDim.x} * blockDim.x) {
     out[i] = __float2bfloat16(SwiGlu(__bfloat162float(gate[i]), __bfloat162float(up[i])));
@@ -88,8 +96,8 @@ __global__ void SwiGluKernel(const Bf16x* gate, const Bf16x* up, int64_t count, 
 
 template <typename T>
 __global__ void AddBiasKernel(T* y, const float* bias, int64_t count, int32_t dim) {
-  WaitForPrevious();
   AllowNext();
+  WaitForPrevious();
   for (int64_t i = blockIdx.x * int64_t{blockDim.x} + threadIdx.x; i < count;
        i += int64_t{gridDim.x} * blockDim.x) {
     y[i] = static_cast<T>(static_cast<float>(y[i]) + bias[i % dim]);

@@ -16,9 +16,14 @@ inline constexpr unsigned kFullMask = 0xffffffffu;
 inline constexpr float kLog2E = 1.4426950408889634f;
 inline constexpr float kLn2 = 0.6931471805599453f;
 
-// Every kernel calls WaitForPrevious before it touches memory that an earlier kernel wrote or
-// reads, and AllowNext once its own blocks are placed: the next kernel's launch then overlaps this
-// one's tail. No-ops before sm_90.
+// The handshake of dependent launch (no-ops before sm_90). A kernel calls AllowNext first: once all
+// its thread blocks have begun, those of the next kernel may take what room is left and do what
+// does not depend on anyone. Every thread block that reads or writes more than that calls
+// WaitForPrevious, which returns when the kernel before has completed; as that one waited too, so
+// have all before it. At least one thread block of a kernel must wait, or the chain would break.
+//
+// Before it waits, a kernel may read only what no kernel of the same step writes: weights, a step's
+// inputs (tokens, positions, lengths, block tables, rules), and cache entries older than the step.
 __device__ inline void WaitForPrevious() {
 #if __CUDA_ARCH__ >= 900
   asm volatile("griddepcontrol.wait;" ::: "memory");

@@ -34,8 +34,8 @@ __device__ inline uint4 Part(uint4 q, bool positive) {
 // values[row, head, block] for 16 blocks of one KV head per warp.
 template <int kDim>
 __global__ void QuestKernel(const __grid_constant__ QuestScoreArgs args, float* values) {
-  WaitForPrevious();
   AllowNext();
+  WaitForPrevious();
   const KvLayer& layer = args.layer;
   const int g = threadIdx.x % 32 / 4;
   const int t = threadIdx.x % 4;
@@ -82,8 +82,8 @@ __global__ void QuestKernel(const __grid_constant__ QuestScoreArgs args, float* 
 
 // As above for any head_dim: a warp per block.
 __global__ void QuestAnyKernel(const __grid_constant__ QuestScoreArgs args, float* values) {
-  WaitForPrevious();
   AllowNext();
+  WaitForPrevious();
   const KvLayer& layer = args.layer;
   const int lane = threadIdx.x % 32;
   const int row = blockIdx.z;
@@ -110,8 +110,8 @@ __global__ void QuestAnyKernel(const __grid_constant__ QuestScoreArgs args, floa
 // values[row, head, block] = log sum exp of the block's scaled scores. A warp per block and query
 // head.
 __global__ void OracleKernel(const __grid_constant__ OracleScoreArgs args, float* values) {
-  WaitForPrevious();
   AllowNext();
+  WaitForPrevious();
   const KvLayer& layer = args.layer;
   const int lane = threadIdx.x % 32;
   const int row = blockIdx.z;
@@ -157,8 +157,8 @@ constexpr int kMaxMeanHeads = 128;
 __global__ void MeanSoftmaxKernel(const __grid_constant__ MeanProblem p) {
   __shared__ float scratch[33];
   __shared__ float lse[kMaxMeanHeads];
-  WaitForPrevious();
   AllowNext();
+  WaitForPrevious();
   const int64_t choice = int64_t{blockIdx.y} * gridDim.x + blockIdx.x;  // (row, group)
   const int blocks = (p.kv_len[blockIdx.y] + p.block_tokens - 1) / p.block_tokens;
   const float* values = p.values + choice * p.heads * p.stride;

@@ -7,11 +7,18 @@
 
 namespace spotd::kernels::cuda {
 
+// Percent of an SM's memory that is shared rather than L1 cache, the same for every kernel: an SM
+// that changes the division must first run empty, which costs more than most kernels of a decode
+// step. Attention slows down where the L1 cache gets less than this leaves it.
+inline constexpr int kCarveout = 60;
+
 // `kernel` must call WaitForPrevious (device.cuh): with dependent launch it may start before its
 // predecessor has ended. Clusters of `members` thread blocks need sm_90.
 template <typename... Params, typename... Args>
 cudaError_t LaunchCluster(const LaunchContext& ctx, void (*kernel)(Params...), dim3 grid,
                           dim3 block, size_t shared_bytes, int members, Args... args) {
+  // Its failure would cost time, not results.
+  cudaFuncSetAttribute(kernel, cudaFuncAttributePreferredSharedMemoryCarveout, kCarveout);
   cudaLaunchAttribute attributes[2] = {};
   attributes[0].id = cudaLaunchAttributeProgrammaticStreamSerialization;
   attributes[0].val.programmaticStreamSerializationAllowed = 1;

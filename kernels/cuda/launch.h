@@ -66,7 +66,10 @@ cudaError_t LaunchQuestScore(const LaunchContext& ctx, const QuestScoreArgs& arg
 cudaError_t LaunchOracleScore(const LaunchContext& ctx, const OracleScoreArgs& args, void* scratch);
 
 // --- select.cu ---
-cudaError_t LaunchSelect(const LaunchContext& ctx, const SelectArgs& args);
+// Bytes of device memory that thread blocks share while they select; zero at first, and every call
+// leaves them zero.
+size_t SelectScratchBytes();
+cudaError_t LaunchSelect(const LaunchContext& ctx, const SelectArgs& args, void* scratch);
 
 // --- attend_decode.cu, attend_generic.cu ---
 // call leaves them zero.

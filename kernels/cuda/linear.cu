@@ -78,6 +78,7 @@ template <int kRowTiles>
 __global__ __launch_bounds__(kWarps *
                              32) void LinearKernel(const __grid_constant__ LinearLaunch launch) {
   __shared__ float partial[kWarps][kStrip][kRowTiles * 8 + 1];
+  AllowNext();
   const int warp = threadIdx.x / 32;
   const int g = threadIdx.x % 32 / 4;
   const int t = threadIdx.x % 4;
@@ -114,7 +115,6 @@ __global__ __launch_bounds__(kWarps *
     wb[u] = inside && w1 != nullptr ? LoadConstant16(w1 + k) : uint4{0, 0, 0, 0};
   }
   WaitForPrevious();
-  AllowNext();
   AccumulateStrip<kRowTiles>(w0, w1, x, in_dim, begin, end, acc, wa, wb, true);
 
 #pragma unroll
@@ -138,8 +138,8 @@ __global__ __launch_bounds__(kWarps *
 
 // Any in_dim: one warp per output and row.
 __global__ void LinearAnyKernel(const __grid_constant__ LinearLaunch launch) {
-  WaitForPrevious();
   AllowNext();
+  WaitForPrevious();
   const int lane = threadIdx.x % 32;
   const int row = blockIdx.y;
   const LinearSegment& segment = FindSegment(launch, blockIdx.x);

@@ -6,18 +6,51 @@
 
 namespace spotd::kernels::cuda {
 
-// Turns (low, high) = dims (i, i + rotary_dim / 2). The angle is reduced in double: at position 1e6
-// a float angle has lost its second decimal.
-__device__ inline float2 Rotate(const Rope& rope, int i, int position, float low, float high) {
+// (cos, sin) of pair i's angle, times the magnitude. The angle is reduced in double: at position
+// 1e6 a float angle has lost its second decimal.
+__device__ inline float2 RopeTurn(const Rope& rope, int i, int position) {
   constexpr double kTurn = 6.283185307179586;
   const double angle = static_cast<double>(position) * static_cast<double>(rope.inv_freq[i]);
   const auto reduced = static_cast<float>(angle - kTurn * rint(angle * (1.0 / kTurn)));
   float sine;
   float cosine;
   sincosf(reduced, &sine, &cosine);
-  sine *= rope.magnitude;
-  cosine *= rope.magnitude;
-  return {low * cosine - high * sine, high * cosine + low * sine};
+  return {cosine * rope.magnitude, sine * rope.magnitude};
+}
+
+// Turns the pair (low, high) = dims (i, i + rotary_dim / 2).
+__device__ inline float2 Turned(float2 turn, float low, float high) {
+  return {low * turn.x - high * turn.y, high * turn.x + low * turn.y};
+}
+
+// The turns of a lane's pairs: lane, lane + 32, ... Made before a kernel waits for its inputs.
+struct LaneTurns {
+  static constexpr int kHeld = 4;  // up to 256 rotary dims; more are made when they are needed
+  float2 held[kHeld];
+};
+
+__device__ inline LaneTurns MakeTurns(const Rope& rope, int position) {
+  LaneTurns turns;
+#pragma unroll
+  for (int j = 0; j < LaneTurns::kHeld; ++j) {
+    const int i = static_cast<int>(threadIdx.x) % 32 + 32 * j;
+    turns.held[j] = i < rope.rotary_dim / 2 ? RopeTurn(rope, i, position) : float2{1, 0};
+  }
+  return turns;
+}
+
+// Calls body(i, turn of pair i) for every pair of the lane.
+template <typename Body>
+__device__ inline void ForEachPair(const Rope& rope, const LaneTurns& turns, int position,
+                                   const Body& body) {
+  const int lane = threadIdx.x % 32;
+  const int half = rope.rotary_dim / 2;
+#pragma unroll
+  for (int j = 0; j < LaneTurns::kHeld; ++j) {
+    if (lane + 32 * j < half) body(lane + 32 * j, turns.held[j]);
+  }
+  for (int i = lane + 32 * LaneTurns::kHeld; i < half; i += 32)
+    body(i, RopeTurn(rope, i, position));
 }
 
 }  // namespace spotd::kernels::cuda

@@ -24,8 +24,8 @@ constexpr float kMassUnit = 1099511627776.0f;  // 2^40
 // --- log sum exp of the unmodified logits, in kLseChunks pieces per row ---
 __global__ void LogSumExpKernel(const float* logits, int32_t vocab, float2* partial) {
   __shared__ float scratch[33];
-  WaitForPrevious();
   AllowNext();
+  WaitForPrevious();
   const int share = (vocab + kLseChunks - 1) / kLseChunks;
   const int begin = blockIdx.x * share;
   const int end = min(vocab, begin + share);
@@ -245,8 +245,8 @@ __device__ inline void Report(const Problem& problem, int row, int token) {
 template <bool kCluster>
 __global__ __launch_bounds__(kThreads) void SampleKernel(const __grid_constant__ Problem problem) {
   __shared__ Space space;
-  WaitForPrevious();
   AllowNext();
+  WaitForPrevious();
   const SampleArgs& args = problem.args;
   const int members = kCluster ? ClusterSize() : 1;
   const int member = kCluster ? ClusterRank() : 0;

@@ -1,299 +1,242 @@
 // From block masses to the blocks a row reads: the rule of kernels/core/budget_rule.h, on the
 // device.
 //
-// A row's blocks in order (descending lse, ties to the lower index) are never sorted. One pass sums
-// the masses into 1024 bins by distance from the largest lse; a scan over the bins finds the one in
+// A row's blocks in order (descending lse, ties to the lower index) are never sorted. Masses are
+// summed into 1024 bins by distance from the largest lse; a scan over the bins finds the one in
 // which the rule stops; the few blocks of that bin are ranked against each other. Where too many
 // blocks share a bin, a bisection over the ordered keys replaces the ranking: slower, never lossy.
-// What comes out is a boundary (key, index), and a last pass writes the blocks on the good side of
-// it in ascending order. All sums are integers, so the result does not depend on the schedule.
+// The chosen blocks become bits, and the bits a list in ascending order. All sums are integers, so
+// the result does not depend on the schedule.
 //
-// A (row, group) is served by a cluster of thread blocks, each with a contiguous share of the row
-// in registers; by one thread block where the row is short or the device has no clusters.
-#include <climits>
-
+// A thread block serves a (row, group). A longer row gets a team of them, as far as the device has
+// room: each member adds the masses of its share to bins in device memory, and the one that
+// arrives last does the rest. Members find the row's extremes by reading all of it, or, where it is
+// too long for shared memory, from a kernel before this one.
 #include "kernels/cuda/launch.cuh"
-#include "kernels/cuda/select_state.cuh"
+#include "kernels/cuda/select_blocks.cuh"
 
 namespace spotd::kernels::cuda {
 namespace {
 
-__device__ inline Extremes Merge(const Extremes& a, const Extremes& b) {
-  return {fmaxf(a.reserved_max, b.reserved_max), fmaxf(a.residual_max, b.residual_max),
-          fminf(a.residual_min, b.residual_min)};
+constexpr int kAlone = 1024;  // blocks of a row that need no team
+constexpr int kShare = 256;   // least blocks of a team's member
+constexpr int kMaxTeams = 128;
+constexpr int kMaxBlocks = 1 << 19;
+constexpr int kExtremesShare = 2048;  // blocks of a thread block of ExtremesKernel
+
+// The extremes of a row that is held in shared memory.
+__device__ inline Extremes HeldExtremes(const RowProblem& p, Shared& shared) {
+  float reserved_top = -INFINITY;
+  float top = -INFINITY;
+  float bottom = INFINITY;
+  const Owned own = OwnedOf(p, 0);
+  for (int32_t i = threadIdx.x; i < p.plan.reserved(); i += kThreads) {
+    const int32_t b = i < p.plan.sink_blocks ? i : p.plan.recent_begin + i - p.plan.sink_blocks;
+    reserved_top = fmaxf(reserved_top, p.tile[p.PlaceOf(b)]);
+  }
+  for (int word = 0; 32 * word < p.owned; ++word) {
+    const uint32_t residual = RangeBits(word, own.low, own.high);
+    ForWord(p, word, [&](int i, float x) {
+      SeeResidual((residual >> i & 1) != 0 ? x : -INFINITY, top, bottom);
+    });
+  }
+  return BlockExtremes(MakeExtremes(reserved_top, top, bottom), shared.warp_extremes);
 }
 
-__device__ inline Extremes WarpExtremes(Extremes v) {
-#pragma unroll
-  for (int offset = 16; offset > 0; offset /= 2) {
-    v = Merge(v, {__shfl_xor_sync(kFullMask, v.reserved_max, offset),
-                  __shfl_xor_sync(kFullMask, v.residual_max, offset),
-                  __shfl_xor_sync(kFullMask, v.residual_min, offset)});
-  }
-  return v;
-}
-
-// Loads the thread's blocks; the extremes of the row come back to every thread. Also clears the
-// bins.
-template <int kMembers, int kPerThread>
-__device__ inline Extremes LoadRow(const float* lse, RowProblem<kPerThread>& p, Shared& shared) {
-  Extremes own = {-INFINITY, -INFINITY, INFINITY};
-#pragma unroll
-  for (int e = 0; e < kPerThread; ++e) p.lse[e] = p.Block(e) < p.end ? lse[p.Block(e)] : -INFINITY;
-  shared.bin_count[threadIdx.x] = 0;
-  shared.bin_low[threadIdx.x] = 0;
-  shared.bin_high[threadIdx.x] = 0;
-#pragma unroll
-  for (int e = 0; e < kPerThread; ++e) {
-    if (isnan(p.lse[e])) p.lse[e] = -INFINITY;
-    if (p.Block(e) >= p.end) continue;
-    if (p.IsReserved(p.Block(e))) {
-      own.reserved_max = fmaxf(own.reserved_max, p.lse[e]);
-    } else {
-      own.residual_max = fmaxf(own.residual_max, p.lse[e]);
-      if (p.lse[e] > -INFINITY) own.residual_min = fminf(own.residual_min, p.lse[e]);
-    }
-  }
-  own = WarpExtremes(own);
-  if (threadIdx.x % 32 == 0) shared.warp_extremes[threadIdx.x / 32] = own;
-  __syncthreads();
-  Extremes all = WarpExtremes(shared.warp_extremes[threadIdx.x % 32]);
-  if constexpr (kMembers > 1) {
-    if (threadIdx.x == 0) shared.extremes = all;
-    ClusterSync();
-#pragma unroll
-    for (int m = 0; m < kMembers; ++m) all = Merge(all, Of<kMembers>(shared.extremes, m));
-  }
-  return all;
-}
-
-// Adds a block to its bin. Warps whose lanes all hit one bin add once.
-__device__ inline void AddToBin(Shared& shared, int bin, uint32_t mass) {
-  const unsigned active = __activemask();
-  if (active == kFullMask && __all_sync(kFullMask, bin == __shfl_sync(kFullMask, bin, 0))) {
-    const uint32_t low = __reduce_add_sync(kFullMask, mass & 0xffffu);
-    const uint32_t high = __reduce_add_sync(kFullMask, mass >> 16);
-    if (threadIdx.x % 32 != 0) return;
-    atomicAdd(&shared.bin_count[bin], 32u);
-    atomicAdd(&shared.bin_low[bin], low);
-    atomicAdd(&shared.bin_high[bin], high);
-    return;
-  }
-  atomicAdd(&shared.bin_count[bin], 1u);
-  atomicAdd(&shared.bin_low[bin], mass & 0xffffu);
-  atomicAdd(&shared.bin_high[bin], mass >> 16);
-}
-
-__device__ inline Totals WarpTotals(Totals v) {
-#pragma unroll
-  for (int offset = 16; offset > 0; offset /= 2) {
-    v.reserved += ShuffleXor(v.reserved, offset);
-    v.residual += ShuffleXor(v.residual, offset);
-  }
-  return v;
-}
-
-// Fills the bins (all but the last, which is what remains) and this member's totals, and lets the
-// cluster see them.
-template <int kMembers, int kPerThread>
-__device__ inline void FillBins(const RowProblem<kPerThread>& p, const Extremes& extremes,
+// Adds residual blocks [begin, end) to the bins. Lanes that meet in the last bin, where masses
+// vanish, and warps whose lanes all meet add once.
+__device__ inline void FillBins(const RowProblem& p, int32_t begin, int32_t end, TeamState* team,
                                 Shared& shared) {
-  Totals own = {0, 0};
-#pragma unroll
-  for (int e = 0; e < kPerThread; ++e) {
-    if (p.Block(e) >= p.end) continue;
-    if (p.IsReserved(p.Block(e))) {
-      own.reserved += BudgetMass(p.lse[e], extremes.reserved_max);
+  const int lane = threadIdx.x % 32;
+  const bool packed = p.plan.residual() < kPackedBlocks;
+  for (int32_t first = begin + static_cast<int32_t>(threadIdx.x) - lane; first < end;
+       first += kThreads) {
+    const bool counts = first + lane < end;
+    const float x = counts ? p.Load(first + lane) : -INFINITY;
+    const uint32_t mass = counts ? BudgetMass(x, p.top) : 0;
+    const int bin = counts ? p.BinOf(x) : -1;
+    if (__all_sync(kFullMask, bin == __shfl_sync(kFullMask, bin, 0))) {
+      const uint32_t low = __reduce_add_sync(kFullMask, mass & 0xffffu);
+      const uint32_t high = __reduce_add_sync(kFullMask, mass >> 16);
+      if (lane == 0 && counts)
+        AddToBin(team, packed, shared, bin, 32, low + (static_cast<uint64_t>(high) << 16));
       continue;
     }
-    const uint32_t mass = BudgetMass(p.lse[e], extremes.residual_max);
-    own.residual += mass;
-    const int bin = p.BinOf(p.lse[e]);
-    if (bin < kBins - 1) AddToBin(shared, bin, mass);
+    const unsigned in_last = __ballot_sync(kFullMask, bin == kBins - 1);
+    uint32_t count = counts ? 1 : 0;
+    if (bin == kBins - 1)
+      count = lane == __ffs(static_cast<int>(in_last)) - 1 ? __popc(in_last) : 0;
+    if (count != 0 || mass != 0) AddToBin(team, packed, shared, bin, count, mass);
   }
-  own = WarpTotals(own);
-  if (threadIdx.x % 32 == 0) shared.warp_totals[threadIdx.x / 32] = own;
-  __syncthreads();
-  if (threadIdx.x < 32) {
-    own = WarpTotals(shared.warp_totals[threadIdx.x]);
-    if (threadIdx.x == 0) shared.totals = own;
-  }
-  SyncMembers<kMembers>();
 }
 
-// The mass at which the rule stops, as the least integer that satisfies it. One thread.
-__device__ inline uint64_t NeededMass(const BudgetRule& rule, const BudgetMasses& masses) {
-  const double needed = ceil(BudgetMassNeeded(rule, masses));
+// The reserved mass, and what it weighs against the residual's: by the last warps, which have the
+// least else to do.
+__device__ inline void WeighReserved(const RowProblem& p, Shared& shared) {
+  const int32_t last = kThreads - 1 - static_cast<int32_t>(threadIdx.x);
+  for (int32_t i = last; i < p.plan.reserved(); i += kThreads) {
+    const int32_t b = i < p.plan.sink_blocks ? i : p.plan.recent_begin + i - p.plan.sink_blocks;
+    const uint32_t mass = BudgetMass(p.Load(b), p.reserved_max);
+    atomicAdd(&shared.reserved_low, mass & 0xffffu);
+    atomicAdd(&shared.reserved_high, mass >> 16);
+  }
+  if (threadIdx.x == 0) shared.reserved_scale = ReservedScale(p.reserved_max, p.top);
+}
+
+// Whether this thread block is the team's last to arrive; its additions are then everyone's.
+__device__ inline bool ArriveLast(TeamState* team, int members, Shared& shared) {
+  __syncthreads();
+  if (threadIdx.x == 0) {
+    int before;
+    asm volatile("atom.add.acq_rel.gpu.global.s32 %0, [%1], 1;"
+                 : "=r"(before)
+                 : "l"(&team->arrived)
+                 : "memory");
+    shared.is_last = before == members - 1;
+  }
+  __syncthreads();
+  return shared.is_last;
+}
+
+__device__ inline Tally Sum(const Tally& a, const Tally& b) {
+  return {a.count + b.count, a.mass + b.mass};
+}
+
+__device__ inline Tally WarpScan(Tally v) {
+  const int lane = threadIdx.x % 32;
+#pragma unroll
+  for (int offset = 1; offset < 32; offset *= 2) {
+    const Tally below = {
+        __shfl_up_sync(kFullMask, v.count, offset),
+        __shfl_up_sync(kFullMask, static_cast<unsigned long long>(v.mass), offset)};
+    if (lane >= offset) v = Sum(v, below);
+  }
+  return v;
+}
+
+// The mass at which the rule stops, as the least integer that satisfies it.
+__device__ inline uint64_t NeededMass(const BudgetRule& rule, const BudgetMasses& masses,
+                                      double reserved_scale) {
+  const double needed = ceil(BudgetMassNeeded(rule, masses, ReservedMass(masses, reserved_scale)));
   if (!(needed > 0.0)) return 0;
   return needed < 9e18 ? static_cast<uint64_t>(needed) : UINT64_MAX;
 }
 
-template <int kMembers>
-__device__ inline BudgetMasses RowMasses(const Extremes& extremes, const Shared& shared) {
-  BudgetMasses masses = {0, 0, extremes.reserved_max, extremes.residual_max};
+// Finds the bin in which the rule stops, and what lies before it. Returns the row's masses.
+__device__ inline BudgetMasses FindBoundaryBin(const BudgetRule& rule, TeamState* team,
+                                               RowProblem& p, Shared& shared) {
+  const int warp = threadIdx.x / 32;
+  Tally bins[kBinsPerThread];
+  TakeBins(team, p.plan.residual() < kPackedBlocks, shared, bins);
+  Tally own = bins[0];
 #pragma unroll
-  for (int m = 0; m < kMembers; ++m) {
-    masses.reserved += Of<kMembers>(shared.totals.reserved, m);
-    masses.residual += Of<kMembers>(shared.totals.residual, m);
+  for (int i = 1; i < kBinsPerThread; ++i) own = Sum(own, bins[i]);
+  const Tally prefix = WarpScan(own);
+  if (threadIdx.x % 32 == 31) shared.of_warp[warp] = prefix;
+  if (threadIdx.x == 0) {
+    shared.boundary_bin = -1;
+    shared.taken = 0;
   }
+  __syncthreads();
+  Tally all = {0, 0};
+  Tally before = {prefix.count - own.count, prefix.mass - own.mass};
+#pragma unroll
+  for (int w = 0; w < kWarps; ++w) {
+    if (w < warp) before = Sum(before, shared.of_warp[w]);
+    all = Sum(all, shared.of_warp[w]);
+  }
+  const BudgetMasses masses = {
+      shared.reserved_low + (static_cast<uint64_t>(shared.reserved_high) << 16), all.mass,
+      p.reserved_max, p.top};
+  p.needed = NeededMass(rule, masses, shared.reserved_scale);
+#pragma unroll
+  for (int i = 0; i < kBinsPerThread; ++i) {
+    const Tally after = Sum(before, bins[i]);
+    if (p.WantsMore(before) && !p.WantsMore(after)) {
+      shared.boundary_bin = static_cast<int>(threadIdx.x) * kBinsPerThread + i;
+      shared.before_bin = before;
+    }
+    before = after;
+  }
+  __syncthreads();
   return masses;
 }
 
-__device__ inline Tally ScanUp(Tally v) {
-  const int lane = threadIdx.x % 32;
-#pragma unroll
-  for (int offset = 1; offset < 32; offset *= 2) {
-    const uint32_t count = __shfl_up_sync(kFullMask, v.count, offset);
-    const uint64_t mass =
-        __shfl_up_sync(kFullMask, static_cast<unsigned long long>(v.mass), offset);
-    if (lane >= offset) {
-      v.count += count;
-      v.mass += mass;
-    }
-  }
-  return v;
-}
-
-// Finds the bin in which the rule stops, and what lies before it. One thread per bin.
-template <int kMembers, int kPerThread>
-__device__ inline void FindBoundaryBin(RowProblem<kPerThread>& p, const BudgetRule& rule,
-                                       const BudgetMasses& masses, Shared& shared) {
-  const int bin = threadIdx.x;
-  const int lane = bin % 32;
-  Tally own = {0, 0};
-#pragma unroll
-  for (int m = 0; m < kMembers; ++m) {
-    own.count += Of<kMembers>(shared.bin_count[bin], m);
-    own.mass += Of<kMembers>(shared.bin_low[bin], m);
-    own.mass += static_cast<uint64_t>(Of<kMembers>(shared.bin_high[bin], m)) << 16;
-  }
-  Tally prefix = ScanUp(own);
-  if (lane == 31) shared.tally.warps[bin / 32] = prefix;
-  if (threadIdx.x == 0) {
-    shared.boundary_bin = -1;
-    shared.candidates = 0;
-    shared.needed = NeededMass(rule, masses);
+// Ranks the candidates against each other, a thread per candidate; those that the rule still wants
+// are chosen.
+__device__ inline void RankCandidates(const RowProblem& p, int count, Shared& shared) {
+  for (int i = threadIdx.x; i < count; i += kThreads) {
+    Candidate& own = shared.candidates[i];
+    const float x = fmaxf(FloatFromBits(own.mass), -INFINITY);
+    own.order = static_cast<uint64_t>(BudgetOrder(x)) << 32 | ~static_cast<uint32_t>(own.index);
+    own.mass = BudgetMass(x, p.top);
   }
   __syncthreads();
-  p.needed = shared.needed;
-  const Tally warps = ScanUp(shared.tally.warps[lane]);  // every warp scans the warps' sums
-  const int before_warp = max(bin / 32 - 1, 0);
-  const uint32_t base_count = __shfl_sync(kFullMask, warps.count, before_warp);
-  const uint64_t base_mass =
-      __shfl_sync(kFullMask, static_cast<unsigned long long>(warps.mass), before_warp);
-  if (bin >= 32) {
-    prefix.count += base_count;
-    prefix.mass += base_mass;
-  }
-  const Tally before = {prefix.count - own.count, prefix.mass - own.mass};
-  if (bin == kBins - 1) prefix = {static_cast<uint32_t>(p.plan.residual()), masses.residual};
-  if (p.WantsMore(before.count, before.mass) && !p.WantsMore(prefix.count, prefix.mass)) {
-    shared.boundary_bin = bin;
-    shared.before_bin = before;
-  }
-  if (threadIdx.x == 0) {
-    const bool any = p.WantsMore(0, 0);
-    shared.boundary = any ? Boundary{0, INT_MAX, masses.residual} : Boundary{UINT_MAX, 0, 0};
-  }
-  __syncthreads();
-}
-
-// Gathers the blocks of the boundary bin from every member. Returns their number, which may exceed
-// the list.
-template <int kMembers, int kPerThread>
-__device__ inline int Gather(const RowProblem<kPerThread>& p, Shared& shared) {
-  const int boundary_bin = shared.boundary_bin;
-#pragma unroll
-  for (int e = 0; e < kPerThread; ++e) {
-    if (!p.IsResidual(e) || p.BinOf(p.lse[e]) != boundary_bin) continue;
-    const int at = atomicAdd(&shared.candidates, 1);
-    if (at < kMaxCandidates)
-      shared.own[at] = {BudgetOrder(p.lse[e]), BudgetMass(p.lse[e], p.top), p.Block(e)};
-  }
-  SyncMembers<kMembers>();
-  int counts[kMembers];
-#pragma unroll
-  for (int m = 0; m < kMembers; ++m) counts[m] = Of<kMembers>(shared.candidates, m);
-  int total = 0;
-#pragma unroll
-  for (int m = 0; m < kMembers; ++m) {
-    const int at = static_cast<int>(threadIdx.x) - total;
-    total += counts[m];
-    if (at >= 0 && at < counts[m] && total <= kMaxCandidates) {
-      shared.all[threadIdx.x] = Of<kMembers>(shared.own[at], m);
-    }
-  }
-  __syncthreads();
-  return total;
-}
-
-// Ranks the candidates against each other, a warp per candidate; the one at which the rule stops
-// sets the boundary.
-template <int kPerThread>
-__device__ inline void RankCandidates(const RowProblem<kPerThread>& p, int count, Shared& shared) {
-  const int lane = threadIdx.x % 32;
-  for (int i = threadIdx.x / 32; i < count; i += kWarps) {
-    const Candidate own = shared.all[i];
-    Tally better = {0, 0};
-    for (int j = lane; j < count; j += 32) {
-      const Candidate other = shared.all[j];
-      if (other.key > own.key || (other.key == own.key && other.index < own.index)) {
-        better.count += 1;
-        better.mass += other.mass;
+  for (int i = threadIdx.x; i < count; i += kThreads) {
+    const Candidate own = shared.candidates[i];
+    Tally before = shared.before_bin;
+#pragma unroll 4
+    for (int j = 0; j < count; ++j) {
+      const Candidate other = shared.candidates[j];
+      if (other.order > own.order) {
+        before.count += 1;
+        before.mass += other.mass;
       }
     }
-    better = WarpTally(better);
-    const Tally before = {shared.before_bin.count + better.count,
-                          shared.before_bin.mass + better.mass};
-    const uint64_t after = before.mass + own.mass;
-    if (lane == 0 && p.WantsMore(before.count, before.mass) &&
-        !p.WantsMore(before.count + 1, after)) {
-      shared.boundary = {own.key, own.index + 1, after};
-    }
+    if (!p.WantsMore(before)) continue;
+    Choose(p, own.index);
+    const Tally after = {before.count + 1, before.mass + own.mass};
+    if (!p.WantsMore(after)) shared.taken = after.mass;  // the last one chosen
   }
-  __syncthreads();
 }
 
 // Count and mass of the residual blocks for which `take(key, index)` holds.
-template <int kMembers, int kPerThread, typename Take>
-__device__ inline Tally Measure(const RowProblem<kPerThread>& p, Shared& shared, const Take& take) {
+template <typename Take>
+__device__ inline Tally Measure(const RowProblem& p, Shared& shared, const Take& take) {
   Tally tally = {0, 0};
-#pragma unroll
-  for (int e = 0; e < kPerThread; ++e) {
-    if (!p.IsResidual(e) || !take(BudgetOrder(p.lse[e]), p.Block(e))) continue;
-    tally.count += 1;
-    tally.mass += BudgetMass(p.lse[e], p.top);
+  for (int32_t b = p.plan.sink_blocks + static_cast<int32_t>(threadIdx.x); b < p.plan.recent_begin;
+       b += kThreads) {
+    const float x = p.Load(b);
+    if (take(BudgetOrder(x), b)) tally = Sum(tally, {1, BudgetMass(x, p.top)});
   }
-  return ClusterTally<(kMembers > 1)>(tally, shared.tally);
+  tally = WarpTally(tally);
+  __syncthreads();
+  if (threadIdx.x % 32 == 0) shared.of_warp[threadIdx.x / 32] = tally;
+  __syncthreads();
+  tally = {0, 0};
+  for (const Tally& of_warp : shared.of_warp) tally = Sum(tally, of_warp);
+  return tally;
 }
 
-// The boundary by bisection, first over keys, then over the indices of equal keys.
-template <int kMembers, int kPerThread>
-__device__ inline void Bisect(const RowProblem<kPerThread>& p, Shared& shared) {
+// Chooses the residual blocks by bisection, first over keys, then over the indices of equal keys.
+__device__ inline void Bisect(const RowProblem& p, Shared& shared) {
   uint32_t key = 0;  // the smallest key such that the rule wants more after every larger key
   for (uint32_t bit = 0x80000000u; bit != 0; bit >>= 1) {
     const uint32_t trial = key | (bit - 1);
-    const Tally above = Measure<kMembers>(p, shared, [&](uint32_t k, int) { return k > trial; });
-    if (!p.WantsMore(above.count, above.mass)) key |= bit;
+    const Tally above = Measure(p, shared, [&](uint32_t k, int) { return k > trial; });
+    if (!p.WantsMore(above)) key |= bit;
   }
   int32_t low = 0;  // the smallest index such that equal keys before it satisfy the rule
   int32_t high = p.plan.blocks;
   const auto taken_with = [&](int32_t index) {
-    return Measure<kMembers>(p, shared,
-                             [&](uint32_t k, int b) { return k > key || (k == key && b < index); });
+    return Measure(p, shared,
+                   [&](uint32_t k, int b) { return k > key || (k == key && b < index); });
   };
   while (low < high) {
     const int32_t middle = (low + high) / 2;
-    const Tally taken = taken_with(middle);
-    if (p.WantsMore(taken.count, taken.mass)) {
+    if (p.WantsMore(taken_with(middle))) {
       low = middle + 1;
     } else {
       high = middle;
     }
   }
   const Tally taken = taken_with(low);
-  if (threadIdx.x == 0) shared.boundary = {key, low, taken.mass};
-  __syncthreads();
+  if (threadIdx.x == 0) shared.taken = taken.mass;
+  for (int32_t b = p.plan.sink_blocks + static_cast<int32_t>(threadIdx.x); b < p.plan.recent_begin;
+       b += kThreads) {
+    const uint32_t k = BudgetOrder(p.Load(b));
+    if (k > key || (k == key && b < low)) Choose(p, b);
+  }
 }
 
 // BudgetCovered in single precision: it informs, it decides nothing.
@@ -305,137 +248,181 @@ __device__ inline float CoveredMass(const BudgetMasses& masses, uint64_t taken) 
   return (reserved + static_cast<float>(taken)) / (reserved + static_cast<float>(masses.residual));
 }
 
-// Sets shared.boundary; returns the row's masses.
-template <int kMembers, int kPerThread>
-__device__ inline BudgetMasses FindBoundary(RowProblem<kPerThread>& p, const BudgetRule& rule,
-                                            const float* lse, Shared& shared) {
-  const Extremes extremes = LoadRow<kMembers>(lse, p, shared);
-  p.top = extremes.residual_max;
-  const float range = extremes.residual_max - extremes.residual_min;
-  const float reach = rule.kind == BudgetKind::kDualTopP ? fminf(range, kMassRange) : range;
-  p.scale = range > 0 ? static_cast<float>(kBins - 1) / reach : 0.0f;
-  FillBins<kMembers>(p, extremes, shared);
-  const BudgetMasses masses = RowMasses<kMembers>(extremes, shared);
-  FindBoundaryBin<kMembers>(p, rule, masses, shared);
-  if (shared.boundary_bin >= 0) {
-    const int count = Gather<kMembers>(p, shared);
-    if (count <= kMaxCandidates) {
-      RankCandidates(p, count, shared);
-    } else {
-      Bisect<kMembers>(p, shared);
-    }
+// Marks the chosen blocks of a row whose scores matter. False: another member finishes the row.
+__device__ inline bool ChooseByScore(const BudgetRule& rule, TeamState* team, int member,
+                                     int members, RowProblem& p, Shared& shared,
+                                     BudgetMasses* masses) {
+  if (p.held()) {
+    StartFetch(p, 0, p.tile);
+    WaitCopies<0>();
+    __syncthreads();
+    SetExtremes(rule, HeldExtremes(p, shared), p);
+  } else {
+    SetExtremes(rule,
+                {__ldcg(&team->extremes.reserved_top), __ldcg(&team->extremes.residual_top),
+                 __ldcg(&team->extremes.residual_bottom)},
+                p);
   }
-  return masses;
+  const int32_t share = (p.plan.residual() + members - 1) / members;
+  const int32_t begin = p.plan.sink_blocks + member * share;
+  TeamState* bins = members > 1 ? team : nullptr;
+  FillBins(p, begin, min(p.plan.recent_begin, begin + share), bins, shared);
+  WeighReserved(p, shared);
+  if (members == 1) {
+    __syncthreads();
+  } else if (!ArriveLast(team, members, shared)) {
+    return false;
+  }
+  if (threadIdx.x == 0 && (members > 1 || !p.held())) {
+    team->extremes = {0, 0, 0};
+    team->arrived = 0;
+  }
+  *masses = FindBoundaryBin(rule, bins, p, shared);
+  MarkBlocks(p, shared);
+  const int count = shared.num_candidates;
+  if (count <= kMaxCandidates) {
+    RankCandidates(p, count, shared);
+  } else {
+    Bisect(p, shared);
+  }
+  return true;
 }
 
-// Writes this member's chosen blocks in ascending order; returns the row's number of them to every
-// thread.
-template <int kMembers, int kPerThread>
-__device__ inline uint32_t Emit(const RowProblem<kPerThread>& p, bool scored, Shared& shared,
-                                int32_t* selected) {
-  const int lane = threadIdx.x % 32;
-  const int warp = threadIdx.x / 32;
-  const Boundary boundary = scored ? shared.boundary : Boundary{UINT_MAX, 0, 0};
-  unsigned taken[kPerThread];  // of the warp's 32 blocks of round e
-  uint32_t own_round[kPerThread];
-  uint32_t before = 0;
-  uint32_t total = 0;
-#pragma unroll
-  for (int e = 0; e < kPerThread; ++e) {
-    const int b = p.Block(e);
-    const uint32_t key = BudgetOrder(p.lse[e]);
-    const bool take = b < p.end && (p.IsReserved(b) || key > boundary.key ||
-                                    (key == boundary.key && b < boundary.index));
-    taken[e] = __ballot_sync(kFullMask, take);
-  }
-  __syncthreads();  // the list of candidates has been read
-#pragma unroll
-  for (int e = 0; e < kPerThread; ++e) {
-    if (lane == 0) shared.warp_count[e * kWarps + warp] = __popc(taken[e]);
-  }
-  __syncthreads();
-#pragma unroll
-  for (int e = 0; e < kPerThread; ++e) {
-    const uint32_t round = shared.warp_count[e * kWarps + lane];
-    own_round[e] = total + __reduce_add_sync(kFullMask, lane < warp ? round : 0u);
-    total += __reduce_add_sync(kFullMask, round);
-  }
-  if constexpr (kMembers > 1) {
-    if (threadIdx.x == 0) shared.count = total;
-    ClusterSync();
-    total = 0;
-#pragma unroll
-    for (int m = 0; m < kMembers; ++m) {
-      const uint32_t other = Of<kMembers>(shared.count, m);
-      before += m < ClusterRank() ? other : 0;
-      total += other;
-    }
-  }
-#pragma unroll
-  for (int e = 0; e < kPerThread; ++e) {
-    if ((taken[e] >> lane & 1) == 0) continue;
-    selected[before + own_round[e] + __popc(taken[e] & ((1u << lane) - 1))] = p.Block(e);
-  }
-  return total;
+// The row of one choice, as far as it is known before its scores.
+__device__ inline RowProblem ProblemOf(const SelectArgs& args, const BudgetRule& rule, int choice,
+                                       int tile_owned) {
+  RowProblem p = {};
+  p.plan = PlanBudget(rule, args.batch.kv_len[choice / args.groups], args.block_tokens);
+  p.lse = args.block_lse + int64_t{choice} * args.lse_stride;
+  const int tile_blocks = tile_owned * kThreads;
+  p.tiles = p.plan.blocks > kMaxHeld ? (p.plan.blocks + tile_blocks - 1) / tile_blocks : 1;
+  p.owned = max(4, OwnedBlocks(p.plan.blocks, tile_owned));
+  p.stride = OwnedStride(p.owned);
+  p.reciprocal = ~0u / static_cast<uint32_t>(p.owned) + 1;
+  return p;
 }
 
-template <int kMembers, int kPerThread>
-__global__ __launch_bounds__(kThreads) void SelectKernel(const __grid_constant__ SelectArgs args) {
+// Scores matter where there is something to leave out.
+__device__ inline bool IsScored(const BudgetRule& rule, const BudgetPlan& plan) {
+  return rule.kind != BudgetKind::kReservedOnly && plan.min_take < plan.residual();
+}
+
+__global__ __launch_bounds__(kThreads) void SelectKernel(const __grid_constant__ SelectArgs args,
+                                                         TeamState* teams, int first_choice,
+                                                         int tile_owned, int tile_floats,
+                                                         int members) {
+  extern __shared__ float4 dynamic[];  // the row or two tiles of it, then the bits
   __shared__ Shared shared;
-  const int member = kMembers > 1 ? ClusterRank() : 0;
-  const int choice = blockIdx.x / kMembers;
-  const int row = choice / args.groups;
-  WaitForPrevious();
   AllowNext();
-  const BudgetRule rule = args.rules[row];
-  RowProblem<kPerThread> p;
-  p.plan = PlanBudget(rule, args.batch.kv_len[row], args.block_tokens);
-  const int share = (p.plan.blocks + kMembers - 1) / kMembers;
-  p.begin = min(p.plan.blocks, member * share);
-  p.end = min(p.plan.blocks, p.begin + share);
-  const bool scored = rule.kind != BudgetKind::kReservedOnly;
+  const int member = static_cast<int>(blockIdx.x) % members;
+  const int team = static_cast<int>(blockIdx.x) / members;
+  const int choice = first_choice + team;
+  const BudgetRule rule = args.rules[choice / args.groups];
+  RowProblem p = ProblemOf(args, rule, choice, tile_owned);
+  p.tile = reinterpret_cast<float*>(dynamic);
+  p.chosen = reinterpret_cast<uint32_t*>(dynamic) + tile_floats;
+  for (int i = threadIdx.x; i < kBins; i += kThreads) {
+    shared.bin_count[i] = 0;
+    shared.bin_low[i] = 0;
+    shared.bin_high[i] = 0;
+  }
+  if (threadIdx.x == 0) {
+    shared.reserved_low = 0;
+    shared.reserved_high = 0;
+    shared.num_candidates = 0;
+  }
+  const bool scored = IsScored(rule, p.plan);
+  const int team_size = scored && p.plan.blocks > kAlone ? min(members, p.plan.blocks / kShare) : 1;
+  if (member >= team_size) return;
+  WaitForPrevious();
+
   BudgetMasses masses = {};
   if (scored) {
-    masses =
-        FindBoundary<kMembers>(p, rule, args.block_lse + int64_t{choice} * args.lse_stride, shared);
+    if (!ChooseByScore(rule, teams + team, member, team_size, p, shared, &masses)) return;
   } else {
-#pragma unroll
-    for (int e = 0; e < kPerThread; ++e) p.lse[e] = -INFINITY;
+    MarkUnscored(p, rule.kind != BudgetKind::kReservedOnly);
   }
+  __syncthreads();
   const uint32_t count =
-      Emit<kMembers>(p, scored, shared, args.selected + int64_t{choice} * args.selected_stride);
-  if (member == 0 && threadIdx.x == 0) {
+      WriteList(p, shared, args.selected + int64_t{choice} * args.selected_stride);
+  if (threadIdx.x == 0) {
     args.counts[choice] = static_cast<int32_t>(count);
-    args.covered_mass[choice] = scored ? CoveredMass(masses, shared.boundary.taken) : 1.0f;
+    args.covered_mass[choice] = scored ? CoveredMass(masses, shared.taken) : 1.0f;
   }
-  if constexpr (kMembers > 1) ClusterSync();  // nobody leaves while others read its shared memory
 }
 
-template <int kMembers, int kPerThread>
-cudaError_t LaunchShape(const LaunchContext& ctx, const SelectArgs& args) {
-  const int choices = args.batch.num_seqs * args.groups;
-  return LaunchCluster(ctx, SelectKernel<kMembers, kPerThread>, choices * kMembers, kThreads, 0,
-                       kMembers, args);
-}
-
-// Without clusters one thread block takes the whole row.
-cudaError_t LaunchAlone(const LaunchContext& ctx, const SelectArgs& args, int per_thread) {
-  if (per_thread <= 2) return LaunchShape<1, 2>(ctx, args);
-  if (per_thread <= 8) return LaunchShape<1, 8>(ctx, args);
-  return per_thread <= kMaxPerThread ? LaunchShape<1, kMaxPerThread>(ctx, args)
-                                     : cudaErrorInvalidValue;
+// The extremes of rows that shared memory does not hold.
+__global__ __launch_bounds__(kThreads) void ExtremesKernel(const __grid_constant__ SelectArgs args,
+                                                           TeamState* teams, int first_choice) {
+  __shared__ Extremes of_warp[kWarps];
+  AllowNext();
+  const int choice = first_choice + static_cast<int>(blockIdx.y);
+  const BudgetRule rule = args.rules[choice / args.groups];
+  const RowProblem p = ProblemOf(args, rule, choice, kMaxOwned);
+  WaitForPrevious();
+  if (p.held() || !IsScored(rule, p.plan)) return;
+  float reserved_top = -INFINITY;
+  float top = -INFINITY;
+  float bottom = INFINITY;
+  constexpr int kPerThread = kExtremesShare / kThreads;
+  float x[kPerThread];
+  const int32_t first = static_cast<int32_t>(blockIdx.x) * kExtremesShare;
+#pragma unroll
+  for (int i = 0; i < kPerThread; ++i) {
+    const int32_t b = first + i * kThreads + static_cast<int32_t>(threadIdx.x);
+    x[i] = b < p.plan.blocks ? __ldcg(p.lse + b) : -INFINITY;
+  }
+#pragma unroll
+  for (int i = 0; i < kPerThread; ++i) {
+    const int32_t b = first + i * kThreads + static_cast<int32_t>(threadIdx.x);
+    if (b < p.plan.sink_blocks || b >= p.plan.recent_begin) {
+      reserved_top = fmaxf(reserved_top, x[i]);
+    } else {
+      SeeResidual(x[i], top, bottom);
+    }
+  }
+  const Extremes all = BlockExtremes(MakeExtremes(reserved_top, top, bottom), of_warp);
+  if (threadIdx.x != 0) return;
+  Extremes* to = &teams[blockIdx.y].extremes;
+  atomicMax(&to->reserved_top, all.reserved_top);
+  atomicMax(&to->residual_top, all.residual_top);
+  atomicMax(&to->residual_bottom, all.residual_bottom);
 }
 
 }  // namespace
 
-cudaError_t LaunchSelect(const LaunchContext& ctx, const SelectArgs& args) {
-  const int per_thread = CeilDiv(CeilDiv(args.batch.max_kv_len, args.block_tokens), kThreads);
-  if (!ctx.hopper || per_thread <= 2) return LaunchAlone(ctx, args, per_thread);
-  if (per_thread <= 8) return LaunchShape<1, 8>(ctx, args);
-  if (per_thread <= 16) return LaunchShape<8, 2>(ctx, args);
-  if (per_thread <= 64) return LaunchShape<8, 8>(ctx, args);
-  return per_thread <= 8 * kMaxPerThread ? LaunchShape<8, kMaxPerThread>(ctx, args)
-                                         : cudaErrorInvalidValue;
+size_t SelectScratchBytes() {
+  return kMaxTeams * sizeof(TeamState);
+}
+
+cudaError_t LaunchSelect(const LaunchContext& ctx, const SelectArgs& args, void* scratch) {
+  auto* teams = static_cast<TeamState*>(scratch);
+  const int blocks = CeilDiv(args.batch.max_kv_len, args.block_tokens);
+  if (blocks > kMaxBlocks) return cudaErrorInvalidValue;
+  const int tile_owned = ctx.hopper ? kMaxOwned : kMaxOwned / 2;
+  const int tiles = blocks > kMaxHeld ? CeilDiv(blocks, tile_owned * kThreads) : 1;
+  const int tile_floats = kThreads * (tiles > 1 ? 1 : 0) * OwnedStride(tile_owned) +
+                          kThreads * OwnedStride(OwnedBlocks(blocks, tile_owned));
+  const int bytes = (tile_floats + tiles * 2 * kThreads) * 4;
+  cudaError_t error =
+      cudaFuncSetAttribute(SelectKernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes);
+  const int choices = args.batch.num_seqs * args.groups;
+  // Long rows need a team's state even where a single thread block serves them.
+  const int at_once = tiles > 1 && choices > kMaxTeams ? kMaxTeams : choices;
+  const int room = at_once <= kMaxTeams ? ctx.sm_count / at_once : 1;
+  int members = blocks > kAlone ? blocks / kShare : 1;
+  if (members > room) members = room > 1 ? room : 1;
+  for (int first = 0; first < choices && error == cudaSuccess; first += at_once) {
+    const int count = choices - first < at_once ? choices - first : at_once;
+    if (tiles > 1) {
+      error = Launch(ctx, ExtremesKernel, dim3(CeilDiv(blocks, kExtremesShare), count), kThreads, 0,
+                     args, teams, first);
+      if (error != cudaSuccess) break;
+    }
+    error = Launch(ctx, SelectKernel, count * members, kThreads, bytes, args, teams, first,
+                   tile_owned, tile_floats, members);
+  }
+  return error;
 }
 
 }  // namespace spotd::kernels::cuda

@@ -8,6 +8,7 @@
 // holds 1.5 * 2^23, which makes the integer sum readable as a float.
 #include "kernels/cuda/launch.cuh"
 #include "kernels/cuda/selector_layout.cuh"
+#include "kernels/cuda/selector_score_mma.h"
 
 namespace spotd::kernels::cuda {
 namespace {
@@ -225,7 +226,6 @@ __global__ __launch_bounds__(
   constexpr int kTileBytes = kKeyTile * kGroups * 18;
   constexpr int kBlockTokens = kTiles * kKeyTile;
   __shared__ SharedQuery<kGroups, kHeadTiles> shared;
-  WaitForPrevious();
   AllowNext();
   const int row = blockIdx.y;
   const int warp = threadIdx.x / 32;
@@ -245,7 +245,12 @@ __global__ __launch_bounds__(
     }
   };
   int first = (blockIdx.x * kWarps + warp) * kBatch;
-  if (first < blocks) load(first);
+  // The step itself writes to the newest block only: the first of the older ones may be read at
+  // once.
+  const bool older = first + kBatch < blocks;
+  if (older) load(first);
+  WaitForPrevious();
+  if (!older && first < blocks) load(first);
   // The query is made while the first keys are on their way.
   if (warp < kHeadTiles) QuantiseQuery<kGroups, kHeadTiles>(args, row, warp, shared);
   __syncthreads();
@@ -277,8 +282,8 @@ __global__ __launch_bounds__(
 constexpr int kAnyMaxPerLane = 8;
 
 __global__ void ScoreAnyKernel(const __grid_constant__ SelectorScoreArgs args) {
-  WaitForPrevious();
   AllowNext();
+  WaitForPrevious();
   const KvLayer& layer = args.layer;
   const int row = blockIdx.y;
   const int lane = threadIdx.x % 32;
@@ -350,6 +355,7 @@ cudaError_t LaunchAny(const LaunchContext& ctx, const SelectorScoreArgs& args) {
 }  // namespace
 
 cudaError_t LaunchSelectorScore(const LaunchContext& ctx, const SelectorScoreArgs& args) {
+  if (SelectorScoreIsMma(args)) return LaunchSelectorScoreMma(ctx, args);
   const int tokens = args.layer.block_tokens;
   if (args.layer.selector_format != SelectorKeyFormat::kInt4 || args.heads > 2 * kHeadsPerTile ||
       (tokens != 16 && tokens != 32 && tokens != 64)) {

@@ -63,9 +63,14 @@ TEST(GpuModelTest, TinyGoldens) {
   }
 }
 
+// The CPU's margin, in logits, under which two tokens are a near-tie: bf16 activations alone move
+// a logit difference by as much (docs/performance-gpu.md).
+constexpr float kNearTie = 0.1f;
+
 struct Agreement {
   int64_t positions = 0;
   int64_t same_top = 0;
+  int64_t near_ties = 0;  // the tops differ, by less than kNearTie on the CPU
   int texts = 0;
   int same_texts = 0;
 };
@@ -91,8 +96,11 @@ void CountAgreement(const std::vector<float>& a, const std::vector<float>& b, si
       return std::max_element(begin, begin + static_cast<int64_t>(vocab)) - begin;
     };
     const bool same = top(a) == top(b);
+    const float* cpu = &b[row * vocab];
+    const bool near_tie = !same && cpu[top(b)] - cpu[top(a)] < kNearTie;
     ++agreement->positions;
     agreement->same_top += same ? 1 : 0;
+    agreement->near_ties += near_tie ? 1 : 0;
     same_text &= same || row + 1 < prompt;
   }
   ++agreement->texts;
@@ -128,13 +136,15 @@ void CompareReal(const char* variable, const char* golden_name) {
                    TeacherForced(cpu, prompt, continuation), gpu.vocab(), prompt.size(),
                    &agreement);
   }
-  const double share =
-      static_cast<double>(agreement.same_top) / static_cast<double>(agreement.positions);
+  const auto positions = static_cast<double>(agreement.positions);
+  const double share = static_cast<double>(agreement.same_top) / positions;
+  const double aside = static_cast<double>(agreement.near_ties) / positions;
   std::cout << agreement.same_texts << " of " << agreement.texts
             << " greedy texts are the CPU's; top-1 agrees at " << share << " of "
-            << agreement.positions << " positions\n";
+            << agreement.positions << " positions, at " << share + aside << " near-ties aside\n";
   EXPECT_GE(agreement.texts, 10);
   EXPECT_GE(share, 0.99);
+  EXPECT_GE(share + aside, 0.995);
 }
 
 TEST(GpuModelTest, SmolLm2AnswersAsOnTheCpu) {

@@ -162,5 +162,25 @@ TEST(SelectTest, AMillionTokens) {
   }
 }
 
+// Rows that shared memory does not hold beside short ones, at addresses of any alignment; then more
+// of them than there are teams for.
+TEST(SelectTest, LongRowsOfAnyAlignmentAndNumber) {
+  for (const int shape : {0, 1, 2, 4}) {
+    SelectCase c;
+    c.kv_len = {270000, 17, 400001, 262144, 262145, 40000};
+    c.stride = 400001 / 16 + 2;
+    for (const int kind : {0, 2, 1, 0, 2, 0})
+      c.rules.push_back(Rule(static_cast<BudgetKind>(kind)));
+    c.lse = Masses(static_cast<Shape>(shape), c.kv_len.size() * static_cast<size_t>(c.stride), 64);
+    ExpectSame(c, "shape " + std::to_string(shape));
+  }
+  SelectCase c;
+  c.kv_len.assign(140, 263000);
+  c.stride = 263000 / 16 + 1;
+  c.rules.assign(c.kv_len.size(), Rule(BudgetKind::kDualTopP));
+  c.lse = Masses(Shape::kNormal, c.kv_len.size() * static_cast<size_t>(c.stride), 65);
+  ExpectSame(c, "140 long rows");
+}
+
 }  // namespace
 }  // namespace spotd::kernels

@@ -249,45 +249,56 @@ struct Decode {
   std::vector<Buffer> kv, keys;
 
  private:
-  // Keys of 16384 tokens by the operation itself (the order of bytes is the backend's), then copies
-  // of them.
+  // Keys by the operation itself (the order of bytes is the backend's), 16384 tokens at a time.
+  // They come from one stretch of random numbers, but from another place in it each time: equal
+  // keys would make ties, which real ones do not.
   static void SeedKeys(Bench& bench, const Buffer& keys, int pool) {
-    const int seeded = std::min(pool, 1024);
-    const int tokens = seeded * kBlockTokens;
-    std::vector<int32_t> table(static_cast<size_t>(seeded));
-    std::iota(table.begin(), table.end(), 0);
-    std::vector<int32_t> positions(static_cast<size_t>(tokens));
+    constexpr int kAtOnce = 1024;  // blocks
+    constexpr int kTokens = kAtOnce * kBlockTokens;
+    constexpr int kShift = 3;
+    const int pieces = (pool + kAtOnce - 1) / kAtOnce;
+    std::vector<int32_t> positions(static_cast<size_t>(kTokens));
     std::iota(positions.begin(), positions.end(), 0);
     std::vector<float> frequencies;
     for (int i = 0; i < kSelectorDim / 2; ++i)
       frequencies.push_back(std::pow(1e6f, -2.0f * i / kSelectorDim));
-    Buffer tables = bench.Put(table);
-    Buffer lengths = bench.Put(std::vector<int32_t>{tokens});
-    Buffer starts = bench.Put(std::vector<int32_t>{0, tokens});
+    Buffer starts = bench.Put(std::vector<int32_t>{0, kTokens});
+    Buffer lengths = bench.Put(std::vector<int32_t>{kTokens});
     Buffer where = bench.Put(positions);
     Buffer inv_freq = bench.Put(frequencies);
     Buffer norm = bench.Put(std::vector<float>(kSelectorDim, 1.0f));
-    Buffer k = bench.PutActs(static_cast<size_t>(tokens) * kSelectorDim, 1);
-    AppendSelectorArgs args = {};
-    args.batch = {1,
-                  tokens,
-                  tokens,
-                  tables.as<int32_t>(),
-                  seeded,
-                  lengths.as<int32_t>(),
-                  starts.as<int32_t>()};
-    args.layer = {nullptr, nullptr,      keys.data(),
-                  pool,    kBlockTokens, kKvHeads,
-                  kDim,    kSelectorDim, SelectorKeyFormat::kInt4};
-    args.rope = {inv_freq.as<float>(), kSelectorDim, 1.0f};
-    args.positions = where.as<int32_t>();
-    args.heads = kSelectorHeads;
-    args.k = k.data();
-    args.k_norm = norm.as<float>();
-    args.eps = 1e-6f;
-    bench.backend().AppendSelector(args);
-    bench.Replicate(keys, static_cast<size_t>(seeded) * kKeyBlockBytes);
-    Require(bench.backend().Synchronize());
+    Buffer k = bench.PutActs(
+        static_cast<size_t>(kTokens) * kSelectorDim + static_cast<size_t>(pieces) * kShift, 1);
+    for (int piece = 0; piece < pieces; ++piece) {
+      const int first = std::min(piece * kAtOnce, std::max(pool - kAtOnce, 0));
+      const int tokens = std::min(pool, kAtOnce) * kBlockTokens;
+      std::vector<int32_t> table(static_cast<size_t>(kAtOnce));
+      std::iota(table.begin(), table.end(), first);
+      Buffer tables = bench.Put(table);
+      if (tokens < kTokens) {
+        starts = bench.Put(std::vector<int32_t>{0, tokens});
+        lengths = bench.Put(std::vector<int32_t>{tokens});
+      }
+      AppendSelectorArgs args = {};
+      args.batch = {1,
+                    tokens,
+                    tokens,
+                    tables.as<int32_t>(),
+                    kAtOnce,
+                    lengths.as<int32_t>(),
+                    starts.as<int32_t>()};
+      args.layer = {nullptr, nullptr,      keys.data(),
+                    pool,    kBlockTokens, kKvHeads,
+                    kDim,    kSelectorDim, SelectorKeyFormat::kInt4};
+      args.rope = {inv_freq.as<float>(), kSelectorDim, 1.0f};
+      args.positions = where.as<int32_t>();
+      args.heads = kSelectorHeads;
+      args.k = k.as<Bf16>() + static_cast<size_t>(piece) * kShift;
+      args.k_norm = norm.as<float>();
+      args.eps = 1e-6f;
+      bench.backend().AppendSelector(args);
+      Require(bench.backend().Synchronize());
+    }
   }
 };
 

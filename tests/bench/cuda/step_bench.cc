@@ -2,11 +2,15 @@
 // chosen blocks, beside the bytes they cannot avoid.
 //
 //   step_bench [GEOMETRY [CONTEXT [BATCH]]]     default: qwen3-8b 131072 3
+//   step_bench GEOMETRY CONTEXT BATCH --sweep   a JSON line for every policy and context up to
+//   CONTEXT
 //
 // The cache is filled with copies of a prefilled stretch; every sequence has blocks of its own, so
 // that none is read from the L2 cache on behalf of another. The selector has random weights: the
 // choice is of the right size (topk), not of the right blocks. Host time is what of a step is not
 // spent waiting for the device.
+#include <cuda_runtime_api.h>
+
 #include <algorithm>
 #include <chrono>
 #include <cstdio>
@@ -73,11 +77,13 @@ struct Figures {
 
 class StepBench {
  public:
-  StepBench(const std::string& geometry, int32_t context, int32_t batch)
+  // `summaries`: keep the bounds of keys that quest needs.
+  StepBench(const std::string& geometry, int32_t context, int32_t batch, bool summaries)
       : context_(context), batch_(batch) {
     backend_ = std::make_unique<WaitingBackend>(Require(kernels::CreateCudaBackend()));
     std::printf("# %s\n", backend_->description().c_str());
     copy_rate_ = MeasureCopyRate();
+    free_before_ = FreeBytes();
     const auto source = Require(tools::MakeSyntheticSource(geometry));
     model::SelectorConfig selector;
     selector.dim = source->config().head_dim;
@@ -92,7 +98,7 @@ class StepBench {
                 static_cast<double>(transformer_->weight_bytes()) / 1e9, SecondsSince(start),
                 copy_rate_ / 1e9);
     kvstore::KvLayout layout = transformer_->KvLayoutFor(kernels::SelectorKeyFormat::kInt4);
-    layout.summaries = false;
+    layout.summaries = summaries;
     const int64_t tokens = std::max<int64_t>(kSeedTokens, int64_t{batch} * (context + 256));
     const auto blocks = static_cast<size_t>(tokens / layout.block_tokens + batch);
     store_ =
@@ -124,13 +130,34 @@ class StepBench {
                 count, kSeedTokens, total, count / total, flops / total / 1e12);
   }
 
-  Figures Decode(const model::Policy& policy) {
+  // One JSON line per context and policy: what plot_context.py draws.
+  void Sweep() {
+    for (int32_t context = 1024; context <= context_; context *= 2) {
+      for (const model::PolicyKind kind :
+           {model::PolicyKind::kFull, model::PolicyKind::kQuest, model::PolicyKind::kTopK}) {
+        model::Policy policy;
+        policy.kind = kind;
+        policy.dense_below_tokens = 0;
+        policy.fraction = 0.05f;
+        if (kind == model::PolicyKind::kTopK) policy.k_tokens = context / 20;
+        const Figures figures = Decode(policy, context);
+        std::printf(
+            "{\"context\":%d,\"batch\":%d,\"policy\":\"%s\",\"ms\":%.4f,\"floor_ms\":%.4f,"
+            "\"host_ms\":%.4f}\n",
+            context, batch_, std::string(model::PolicyName(kind)).c_str(), 1e3 * figures.step,
+            1e3 * figures.bytes / copy_rate_, 1e3 * figures.host);
+        std::fflush(stdout);
+      }
+    }
+  }
+
+  Figures Decode(const model::Policy& policy, int32_t context) {
     std::vector<kvstore::BlockTable> tables;
     std::vector<model::DecodeRow> rows(static_cast<size_t>(batch_));
     for (int32_t i = 0; i < batch_; ++i) {
       tables.push_back(store_->NewTable());
-      Require(store_->Reserve(&tables.back(), context_));
-      store_->Commit(&tables.back(), context_);
+      Require(store_->Reserve(&tables.back(), context));
+      store_->Commit(&tables.back(), context);
     }
     for (size_t i = 0; i < rows.size(); ++i) {
       rows[i].token = static_cast<int32_t>(i) + 100;
@@ -173,16 +200,36 @@ class StepBench {
     Prefill();
     std::printf("decode of %d sequences at %d tokens\n", batch_, context_);
     model::Policy policy;
-    const Figures dense = Decode(policy);
+    const Figures dense = Decode(policy, context_);
     Report("full", dense, dense.step);
     policy.kind = model::PolicyKind::kTopK;
     for (const int percent : {2, 5, 10}) {
       policy.k_tokens = static_cast<int32_t>(int64_t{context_} * percent / 100);
-      Report(("topk " + std::to_string(percent) + "%").c_str(), Decode(policy), dense.step);
+      Report(("topk " + std::to_string(percent) + "%").c_str(), Decode(policy, context_),
+             dense.step);
     }
+    ReportMemory();
   }
 
  private:
+  static size_t FreeBytes() {
+    size_t free_bytes = 0;
+    size_t total = 0;
+    if (cudaMemGetInfo(&free_bytes, &total) != cudaSuccess) std::exit(1);
+    return free_bytes;
+  }
+
+  // What the device holds beyond weights and KV, the backend's own memory apart.
+  void ReportMemory() const {
+    const double taken = static_cast<double>(free_before_ - FreeBytes());
+    const double weights = static_cast<double>(transformer_->weight_bytes());
+    const kvstore::KvLayout& layout = store_->layout();
+    const double kv = static_cast<double>(store_->LayerView(0).num_blocks) *
+                      static_cast<double>(layout.BytesPerBlock());
+    std::printf("# memory: %.2f GB taken, weights %.2f, KV %.2f, beyond them %.2f GB\n",
+                taken / 1e9, weights / 1e9, kv / 1e9, (taken - weights - kv) / 1e9);
+  }
+
   double MeasureCopyRate() {
     constexpr size_t kBytes = size_t{1} << 30;
     const kernels::Buffer from = Require(backend_->Allocate(kBytes));
@@ -209,6 +256,8 @@ class StepBench {
     const kvstore::KvLayout& layout = store_->layout();
     const size_t key_bytes = static_cast<size_t>(layout.block_tokens) *
                              kernels::SelectorKeyBytes(layout.selector_format, layout.selector_dim);
+    const size_t summary_bytes =
+        size_t{4} * static_cast<size_t>(layout.kv_heads) * static_cast<size_t>(layout.head_dim);
     const auto [low, high] = std::minmax_element(table.blocks().begin(), table.blocks().end());
     const auto first = static_cast<size_t>(*low);
     const auto end = static_cast<size_t>(*high) + 1;
@@ -219,7 +268,9 @@ class StepBench {
     for (int32_t layer = 0; layer < layout.layers; ++layer) {
       const kernels::KvLayer view = store_->LayerView(layer);
       for (auto [base, bytes] :
-           {std::pair(view.kv, layout.KvBlockBytes()), std::pair(view.selector_keys, key_bytes)}) {
+           {std::pair(view.kv, layout.KvBlockBytes()), std::pair(view.selector_keys, key_bytes),
+            std::pair(view.summary, summary_bytes)}) {
+        if (base == nullptr) continue;
         Replicate(base, bytes, first, end, 0, first);
         Replicate(base, bytes, first, end, end, static_cast<size_t>(view.num_blocks));
       }
@@ -239,6 +290,7 @@ class StepBench {
   int32_t context_;
   int32_t batch_;
   double copy_rate_ = 0;
+  size_t free_before_ = 0;
   std::unique_ptr<WaitingBackend> backend_;
   std::unique_ptr<model::Transformer> transformer_;
   std::unique_ptr<kvstore::KvStore> store_;
@@ -251,6 +303,8 @@ int main(int argc, char** argv) {
   const std::string geometry = argc > 1 ? argv[1] : "qwen3-8b";
   const int32_t context = argc > 2 ? std::atoi(argv[2]) : 131072;
   const int32_t batch = argc > 3 ? std::atoi(argv[3]) : 3;
-  spotd::StepBench(geometry, context, batch).Run();
+  const bool sweep = argc > 4 && std::string(argv[4]) == "--sweep";
+  spotd::StepBench bench(geometry, context, batch, sweep);
+  sweep ? bench.Sweep() : bench.Run();
   return 0;
 }
