@@ -79,6 +79,13 @@ class Buffer {
   size_t bytes_ = 0;
 };
 
+// What it costs a decode step to choose blocks, as the bytes of one layer's K and V that attention
+// reads in that time: a context with less is better read whole. 0: nothing that matters.
+struct ChoosingCost {
+  int64_t selector_bytes = 0;  // scores of the distilled selector
+  int64_t quest_bytes = 0;     // bounds of every KV head
+};
+
 class Backend {
  public:
   virtual ~Backend() = default;
@@ -88,6 +95,8 @@ class Backend {
   virtual std::string description() const = 0;
   // Bytes of one activation element (`Act` in args.h): 4 (float) on hosts.
   virtual size_t activation_bytes() const = 0;
+  // As measured on a device of the kind.
+  virtual ChoosingCost choosing_cost() const { return {}; }
 
   // --- memory ---
   // Uninitialised memory, aligned to at least 64 bytes. Large host allocations are reserved lazily:

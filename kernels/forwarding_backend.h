@@ -18,6 +18,7 @@ class ForwardingBackend : public Backend {
 
   std::string_view name() const override { return inner_->name(); }
   std::string description() const override { return inner_->description(); }
+  ChoosingCost choosing_cost() const override { return inner_->choosing_cost(); }
   size_t activation_bytes() const override { return inner_->activation_bytes(); }
 
   // The buffer belongs to the inner backend, which must live as long.

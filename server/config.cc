@@ -117,7 +117,9 @@ void AddPolicyOptions(ServerConfig* config, OptionTable* table) {
              usual.k_min_tokens, 0);
   table->Add("k_max_tokens", "Read at most this many; 0 = no cap.", &policy->k_max_tokens,
              usual.k_max_tokens, 0);
-  table->Add("dense_below_tokens", "Contexts up to this long are read densely.",
+  table->Add("dense_below_tokens",
+             "Contexts up to this long are read densely. Unset on a GPU = at least as long as "
+             "choosing costs more than it saves.",
              &policy->dense_below_tokens, usual.dense_below_tokens, 0);
 }
 

@@ -83,6 +83,11 @@ absl::StatusOr<std::unique_ptr<engine::Engine>> LoadEngine(const ServerConfig& c
   SPOTD_ASSIGN_OR_RETURN(engine::EngineOptions options,
                          EngineOptionsOf(config, default_policy, transformer->has_selector()));
   options.audit.probe = backend.get();
+  if (!config.policy.dense_below_tokens.has_value()) {
+    const model::ModelConfig& model = source->config();
+    options.default_policy.dense_below_tokens = model::DenseBelowTokens(
+        default_policy.kind, backend->choosing_cost(), model.kv_heads, model.head_dim);
+  }
   Log(LogLevel::kInfo, "model loaded",
       {{"model", source->config().name},
        {"architecture", source->config().architecture},

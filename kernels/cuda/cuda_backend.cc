@@ -28,6 +28,9 @@ constexpr size_t kCounterBytes = size_t{256}
                                  << 10;  // attention's split counters: 64 Ki (row, KV head) pairs
 constexpr int64_t kUploadElements = int64_t{16}
                                     << 20;  // weights are decoded and sent in pieces of this many
+// Where whole steps with and without choice took equally long on an H100, one sequence of the
+// qwen3-8b geometry (docs/performance-gpu.md): 11K and 26K tokens of 4 KiB a layer.
+constexpr ChoosingCost kChoosingCost = {int64_t{11} << 22, int64_t{26} << 22};
 // An output of fewer columns is not worth a library call.
 constexpr int64_t kSmallOutput = 128;
 
@@ -40,6 +43,7 @@ class CudaBackend final : public Backend {
   std::string_view name() const override { return "cuda"; }
   std::string description() const override { return description_; }
   size_t activation_bytes() const override { return 2; }
+  ChoosingCost choosing_cost() const override { return kChoosingCost; }
   cudaStream_t stream() const { return stream_; }
 
   absl::StatusOr<Buffer> Allocate(size_t bytes) override;

@@ -1,5 +1,6 @@
 #include "runtime/model/policy.h"
 
+#include <algorithm>
 #include <array>
 #include <cmath>
 #include <string>
@@ -113,6 +114,16 @@ kernels::BudgetRule Policy::LayerRule(const LayerBudget& budget) const {
   rule.k_min_tokens =
       static_cast<int32_t>(int64_t{budget.k_min_tokens} * k_min_tokens / standard.k_min_tokens);
   return rule;
+}
+
+int32_t DenseBelowTokens(PolicyKind kind, const kernels::ChoosingCost& cost, int32_t kv_heads,
+                         int32_t head_dim) {
+  int64_t bytes = 0;
+  if (kind == PolicyKind::kDistilled || kind == PolicyKind::kTopK) bytes = cost.selector_bytes;
+  if (kind == PolicyKind::kQuest) bytes = cost.quest_bytes;
+  const int64_t token_bytes = int64_t{4} * kv_heads * head_dim;  // K and V in bf16
+  return static_cast<int32_t>(
+      std::clamp<int64_t>(bytes / token_bytes, Policy{}.dense_below_tokens, kMaxTokens));
 }
 
 }  // namespace spotd::model

@@ -8,6 +8,7 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "kernels/args.h"
+#include "kernels/backend.h"
 
 namespace spotd::model {
 
@@ -56,5 +57,10 @@ struct Policy {
   // same step in log odds, the floor by the same factor.
   kernels::BudgetRule LayerRule(const LayerBudget& budget) const;
 };
+
+// The contexts that a policy should read densely on a device whose blocks cost so much to choose:
+// at least Policy's own default, for a model with `kv_heads` heads of `head_dim`.
+int32_t DenseBelowTokens(PolicyKind kind, const kernels::ChoosingCost& cost, int32_t kv_heads,
+                         int32_t head_dim);
 
 }  // namespace spotd::model

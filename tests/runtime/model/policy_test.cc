@@ -126,5 +126,14 @@ TEST(PolicyTest, OtherPoliciesIgnoreTheCalibratedBudget) {
   EXPECT_EQ(rule.k_min_tokens, policy.k_min_tokens);
 }
 
+TEST(PolicyTest, ReadsDenselyWhileChoosingCostsMore) {
+  const kernels::ChoosingCost cost = {40 << 20, 100 << 20};
+  EXPECT_EQ(DenseBelowTokens(PolicyKind::kTopK, cost, 8, 128), 10240);
+  EXPECT_EQ(DenseBelowTokens(PolicyKind::kDistilled, cost, 2, 64), 81920);
+  EXPECT_EQ(DenseBelowTokens(PolicyKind::kQuest, cost, 8, 128), 25600);
+  EXPECT_EQ(DenseBelowTokens(PolicyKind::kWindow, cost, 8, 128), Policy{}.dense_below_tokens);
+  EXPECT_EQ(DenseBelowTokens(PolicyKind::kQuest, {}, 8, 128), Policy{}.dense_below_tokens);
+}
+
 }  // namespace
 }  // namespace spotd::model
