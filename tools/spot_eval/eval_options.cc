@@ -149,7 +149,11 @@ absl::StatusOr<std::vector<PolicySpec>> PoliciesFor(const EvalOptions& options, 
 
 int32_t SequencesAtOnce(const EvalOptions& options) {
   const auto rows_each = static_cast<int32_t>(options.policies.size()) + 1;
-  return std::max(1, options.batch / rows_each);
+  const int32_t fitting = std::max(1, options.batch / rows_each);
+  const auto prompts =
+      static_cast<int32_t>(options.tasks.size() * options.depths.size()) * options.prompts;
+  const int32_t wanted = prompts > 0 ? prompts : options.documents;
+  return wanted > 0 ? std::min(fitting, wanted) : fitting;
 }
 
 tools::ModelOptions SizedModel(const EvalOptions& options, int32_t growth) {
@@ -158,9 +162,12 @@ tools::ModelOptions SizedModel(const EvalOptions& options, int32_t growth) {
   const int32_t rows_each = static_cast<int32_t>(options.policies.size()) + 1;
   model.max_context = options.contexts.back();
   model.max_batch = SequencesAtOnce(options) * rows_each;
-  // Twice the prefixes: one copy may be quantised for Twilight.
-  model.kv_tokens = int64_t{SequencesAtOnce(options)} *
-                    (2 * (int64_t{model.max_context} + kSlack) + rows_each * (growth + kSlack));
+  // Twilight reads a quantised copy of each prefix.
+  const bool copies = std::any_of(options.policies.begin(), options.policies.end(),
+                                  [](const std::string& p) { return p.starts_with("twilight"); });
+  model.kv_tokens =
+      int64_t{SequencesAtOnce(options)} *
+      ((copies ? 2 : 1) * (int64_t{model.max_context} + kSlack) + rows_each * (growth + kSlack));
   return model;
 }
 

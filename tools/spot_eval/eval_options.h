@@ -43,7 +43,8 @@ absl::StatusOr<kernels::SelectorKeyFormat> ParseKeyFormat(const std::string& nam
 absl::StatusOr<std::vector<PolicySpec>> PoliciesFor(const EvalOptions& options, bool first_format,
                                                     int32_t context);
 
-// Sequences that fit a batch of the policies, the dense row of each included; at least 1.
+// Documents or prompts decoded side by side: as many as fit a batch with a row for each policy and
+// the dense one, and no more than there are at one context; at least 1.
 int32_t SequencesAtOnce(const EvalOptions& options);
 
 // `options.model` sized for such batches at the largest context, with rows that grow by
