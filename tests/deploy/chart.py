@@ -7,7 +7,11 @@ import subprocess
 
 import jsonschema
 import kubernetes_validate
+import kubernetes_validate.utils
 import yaml
+
+# It reads the same large files again for every object.
+kubernetes_validate.utils.schema_contents = functools.cache(kubernetes_validate.utils.schema_contents)
 
 SOURCE = pathlib.Path(__file__).resolve().parents[2]
 CHART = SOURCE / "helm/spotd"
