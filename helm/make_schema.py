@@ -78,14 +78,13 @@ def option_schema(takes: str) -> dict:
 
 
 def spotd_options() -> dict:
-    """{option: (what it takes, meaning)}, from the page that spotd writes of itself."""
-    rows = re.findall(r"(?m)^\| `(\w+)` \| ([^|]+) \| [^|]* \| (.*) \|$", REFERENCE.read_text())
-    return {name: (takes.strip(), meaning) for name, takes, meaning in rows}
+    """{option: what it takes}, from the page that spotd writes of itself."""
+    rows = re.findall(r"(?m)^\| `(\w+)` \| ([^|]+) \| ", REFERENCE.read_text())
+    return {name: takes.strip() for name, takes in rows}
 
 
 def values_schema() -> dict:
-    config = {name: option_schema(takes) | {"description": meaning}
-              for name, (takes, meaning) in sorted(spotd_options().items()) if name not in OWNED}
+    config = {name: option_schema(takes) for name, takes in sorted(spotd_options().items()) if name not in OWNED}
     return {"$schema": "http://json-schema.org/draft-07/schema#", "title": "Values of the spotd chart"} | closed({
         # What helm itself puts into a subchart's values.
         "global": FREE,
