@@ -63,6 +63,7 @@ void Lifecycle::Watch(std::chrono::steady_clock::time_point now) {
   heartbeat.computing_since = std::chrono::steady_clock::time_point(
       std::chrono::steady_clock::duration(metrics.engine_computing_since.load()));
   heartbeat.computing_tokens = metrics.engine_computing_tokens.load();
+  heartbeat.failed_steps = metrics.engine_failed_steps.load();
   heartbeat.tokens_per_second = metrics.prefill_tokens_per_second.load();
   SetState(watchdog_.Look(heartbeat, now) == Watchdog::Verdict::kHung ? EngineState::kStalled
                                                                       : EngineState::kReady);
@@ -70,7 +71,8 @@ void Lifecycle::Watch(std::chrono::steady_clock::time_point now) {
 
 void Lifecycle::SetState(EngineState state) {
   if (state_.exchange(state) == state) return;
-  if (state == EngineState::kStalled) Log(LogLevel::kError, "the engine makes no progress");
+  if (state == EngineState::kStalled)
+    Log(LogLevel::kError, "the engine makes no progress, or its device fails");
   grpc_server_->SetServing(/*live=*/state != EngineState::kStalled,
                            /*ready=*/state == EngineState::kReady);
 }

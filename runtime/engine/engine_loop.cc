@@ -190,6 +190,7 @@ void EngineLoop::RunPrefill(Sequence* sequence) {
     const Computing computing(metrics_, count);
     status = transformer_->Prefill({.tokens = tokens, .table = &sequence->session().table}, {});
   }
+  CountFailures(status);
   if (!status.ok()) return End(sequence, Fault(status));
   MeasurePrefill(count, Clock::now() - scheduled);
   share_.Charge(sequence->tenant(), count);
@@ -257,10 +258,16 @@ void EngineLoop::TakeFindings(std::span<Sequence* const> batch) {
   }
 }
 
+void EngineLoop::CountFailures(const absl::Status& step) {
+  metrics_->engine_failed_steps.store(
+      step.ok() ? 0 : metrics_->engine_failed_steps.load(std::memory_order_relaxed) + 1);
+}
+
 void EngineLoop::RunDecode(std::span<Sequence* const> batch) {
   progressed_ = true;
   const Clock::time_point scheduled = Clock::now();
   const absl::Status status = Decode(batch);
+  CountFailures(status);
   TakeFindings(batch);
   const size_t vocab = logits_.size() / batch.size();
   for (size_t i = 0; i < batch.size(); ++i) {

@@ -97,6 +97,7 @@ class EngineLoop {
   void CommitPrefill(Sequence* sequence, int32_t tokens);
   void MeasurePrefill(int32_t tokens, Clock::duration time);
   void RunDecode(std::span<Sequence* const> batch);
+  void CountFailures(const absl::Status& step);
   absl::Status Decode(std::span<Sequence* const> batch);
   // Audits one layer of the coming decode step, where it is time to.
   void WatchStep(int32_t rows);

@@ -75,7 +75,8 @@ struct Metrics {
   std::atomic<uint64_t> engine_beats{0};
   std::atomic<int64_t> engine_computing_since{0};
   std::atomic<int64_t> engine_computing_tokens{0};
-  std::atomic<uint64_t> kv_reclaims{0};  // idle sessions whose KV was dropped to make room
+  std::atomic<int32_t> engine_failed_steps{0};  // in a row, up to the newest step
+  std::atomic<uint64_t> kv_reclaims{0};         // idle sessions whose KV was dropped to make room
   std::atomic<uint64_t> kv_reclaimed_tokens{
       0};  // tokens of KV dropped so; recomputed when the session is next used
   std::atomic<int64_t> kv_blocks_offered{0};  // whole blocks that others may adopt

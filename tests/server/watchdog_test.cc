@@ -69,5 +69,18 @@ TEST_F(WatchdogTest, ManyStepsInARowAreNotOneLongOne) {
   }
 }
 
+TEST_F(WatchdogTest, StepsThatFailOneAfterTheOtherMeanALostDevice) {
+  heartbeat_.failed_steps = 2;
+  EXPECT_EQ(Look(seconds(1)), Verdict::kIdle);
+  heartbeat_.failed_steps = 3;
+  EXPECT_EQ(Look(seconds(1)), Verdict::kHung) << "also with nothing to do";
+  heartbeat_.pending = true;
+  Beat();
+  EXPECT_EQ(Look(seconds(1)), Verdict::kHung);
+  heartbeat_.failed_steps = 0;
+  Beat();
+  EXPECT_EQ(Look(seconds(1)), Verdict::kBusy) << "a step worked again";
+}
+
 }  // namespace
 }  // namespace spotd::server

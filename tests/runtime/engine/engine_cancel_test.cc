@@ -195,8 +195,10 @@ TEST_F(EngineCancelTest, AFailedStepEndsItsRequestsAndNothingElse) {
   EXPECT_EQ(AppendText(engine_, id_, Words(40)).status().code(), absl::StatusCode::kInternal);
   // And in decode: the first token fails.
   EXPECT_EQ(Complete(engine_, Ask(id_, "", 5)).second.status().code(), absl::StatusCode::kInternal);
+  EXPECT_GE(engine_->metrics().engine_failed_steps.load(), 3) << "what the watchdog looks at";
   gated_.hook->Set(nullptr);
   ExpectUsable(engine_, id_, "kept");
+  EXPECT_EQ(engine_->metrics().engine_failed_steps.load(), 0);
 }
 
 TEST(EngineEndTest, DestructionEndsEveryRequest) {
