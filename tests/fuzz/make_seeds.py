@@ -106,7 +106,8 @@ def tiny_selector() -> bytes:
                     part + "w.weight": ("F32", [2, 64]), part + "k_norm.weight": ("F32", [32])}
     metadata = {"format_version": "1", "base_model": "tiny", "config_hash": HASH, "heads": "2", "dim": "32",
                 "rope_theta": "10000", "block_size": "16", "training_tokens": "1000", "training_length": "64",
-                "calibration": "1.0"}
+                "calibration": "1.0,0.9", "budget_p_residual": "0.5,1", "budget_p_total": "1,0.9",
+                "budget_k_min_tokens": "0,512"}
     return safetensors(tensors, metadata)
 
 
