@@ -29,7 +29,7 @@ void EngineLoop::AdmitWaiting() {
     // Who lost its place to a slow reader waits for that reader.
     if (!sequence->preempted() || sequence->ReaderReady()) left.push_back(sequence.get());
   }
-  if (!left.empty()) PreemptForgotten();
+  PreemptForgotten(left.size());
   while (!left.empty()) {
     Sequence* const first = TakeFirst(&left);
     if (TryAdmit(first) != Entry::kNoPlace) continue;
@@ -85,17 +85,19 @@ EngineLoop::Entry EngineLoop::TryAdmit(Sequence* sequence) {
     reclaimer_.Unpin(&session);
     return Entry::kNoKv;
   }
-  absl::Status status = CheckTenantKv(*sequence, state.blocks_needed);
-  if (status.ok() && admission == Admission::kAdmit) {
-    reclaimer_.MakeRoom(session.table, tokens);
-    if (store_->Reserve(&session.table, tokens).ok()) {
-      Begin(sequence, cached, from_prefix);
-      return Entry::kEntered;
+  absl::Status status =
+      KvExhausted(Concat("the prompt needs ", state.blocks_needed, " more blocks, ",
+                         state.blocks_available, " can be had"));
+  if (admission == Admission::kAdmit) {
+    if (const absl::Status tenant = CheckTenantKv(*sequence, state.blocks_needed); tenant.ok()) {
+      reclaimer_.MakeRoom(session.table, tokens);
+      if (store_->Reserve(&session.table, tokens).ok()) {
+        Begin(sequence, cached, from_prefix);
+        return Entry::kEntered;
+      }
+    } else {
+      status = tenant;
     }
-  }
-  if (status.ok()) {
-    status = KvExhausted(Concat("the prompt needs ", state.blocks_needed, " more blocks, ",
-                                state.blocks_available, " can be had"));
   }
   End(sequence, status);
   return Entry::kEntered;
@@ -146,12 +148,13 @@ void EngineLoop::BeginSiblings(Sequence* sequence) {
   }
 }
 
-void EngineLoop::PreemptForgotten() {
+void EngineLoop::PreemptForgotten(size_t most) {
   if (static_cast<int32_t>(running_.size()) < options_.max_running) return;
   const Clock::time_point before = Clock::now() - options_.reader_patience;
   std::vector<Sequence*> forgotten;
   for (const auto& sequence : running_) {
     const auto& since = sequence->paused_since();
+    if (forgotten.size() == most) break;
     if (since && *since <= before && !sequence->ReaderReady()) forgotten.push_back(sequence.get());
   }
   for (Sequence* sequence : forgotten) Preempt(sequence);

@@ -85,8 +85,9 @@ class EngineLoop {
   // OK when the tenant may hold so many blocks more; its idle sessions make room.
   absl::Status CheckTenantKv(const Sequence& sequence, int32_t blocks);
   void BeginSiblings(Sequence* sequence);
-  // Where others wait for a place: takes those of sequences whose readers are far behind.
-  void PreemptForgotten();
+  // Where others wait for a place: takes those of sequences whose readers are far behind, of `most`
+  // at most.
+  void PreemptForgotten(size_t most);
   // Takes a place from the tenant that has most, for a tenant that has waited long with none.
   bool MakePlaceFor(const Sequence& sequence);
   void Preempt(Sequence* sequence);
