@@ -11,7 +11,7 @@ import sys
 
 SOURCE = pathlib.Path(__file__).resolve().parents[2]
 DATA = SOURCE / "tests/data"
-HASH = "0"
+SELECTOR_HASH = "ee91e3cd2ac91a3ae04027b1366095e4"  # ModelConfig::Fingerprint of the model of selector_fuzzer.cc
 
 
 def gguf_string(text: str) -> bytes:
@@ -98,13 +98,13 @@ def safetensors(tensors: dict, metadata: dict = None) -> bytes:
 
 
 def tiny_selector() -> bytes:
-    """For the model of selector_fuzzer.cc, whose fingerprint is HASH."""
+    """For the model of selector_fuzzer.cc."""
     tensors = {}
     for layer in range(2):
         part = f"layers.{layer}.selector."
         tensors |= {part + "q.weight": ("F32", [64, 64]), part + "k.weight": ("F32", [32, 64]),
                     part + "w.weight": ("F32", [2, 64]), part + "k_norm.weight": ("F32", [32])}
-    metadata = {"format_version": "1", "base_model": "tiny", "config_hash": HASH, "heads": "2", "dim": "32",
+    metadata = {"format_version": "1", "base_model": "tiny", "config_hash": SELECTOR_HASH, "heads": "2", "dim": "32",
                 "rope_theta": "10000", "block_size": "16", "training_tokens": "1000", "training_length": "64",
                 "calibration": "1.0,0.9", "budget_p_residual": "0.5,1", "budget_p_total": "1,0.9",
                 "budget_k_min_tokens": "0,512"}

@@ -82,7 +82,7 @@ int Watch(const Client& client, const CommandLine& line) {
 std::vector<Command> WatchCommands() {
   return {{"watch",
            "",
-           "a live view of the server's metrics",
+           "Show a live view of the server's metrics",
            0,
            0,
            {{"metrics", "HOST:PORT",

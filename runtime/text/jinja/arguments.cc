@@ -14,7 +14,8 @@ absl::StatusOr<Bound> Bound::Bind(const Arguments& arguments,
   bound.values_.resize(parameters.size());
   if (arguments.positional.size() > parameters.size()) return InvalidArgument("too many arguments");
   std::copy(arguments.positional.begin(), arguments.positional.end(), bound.values_.begin());
-  for (const auto& [name, value] : arguments.named) {
+  for (const auto& [argument, value] : arguments.named) {
+    const std::string_view name = argument;  // clang 14 cannot capture a structured binding
     const auto which =
         std::find_if(bound.names_.begin(), bound.names_.end(),
                      [&](const char* parameter) { return std::string_view(parameter) == name; });

@@ -194,8 +194,9 @@ absl::StatusOr<Value> MakeDict(std::vector<std::pair<Value, Value>> entries) {
       return InvalidArgument("a ", key.TypeName(), " cannot be a key");
     }
     SPOTD_RETURN_IF_ERROR(AddItem(value, &data.depth, &data.weight));
-    const auto same = std::find_if(data.entries.begin(), data.entries.end(),
-                                   [&](const auto& entry) { return entry.first.Equals(key); });
+    const auto same =
+        std::find_if(data.entries.begin(), data.entries.end(),
+                     [&wanted = key](const auto& entry) { return entry.first.Equals(wanted); });
     if (same != data.entries.end()) {
       same->second = std::move(value);
     } else {
