@@ -203,6 +203,17 @@ absl::Status Validate(const ServerConfig& config) {
   return ValidateSecurity(config);
 }
 
+// Bytes of a line of /proc/meminfo.
+size_t MemoryInfo(std::string_view wanted) {
+  std::ifstream file("/proc/meminfo");
+  std::string key;
+  size_t kib = 0;
+  for (std::string unit; file >> key >> kib; std::getline(file, unit)) {
+    if (key == wanted) return kib << 10;
+  }
+  return 0;
+}
+
 template <typename T>
 void SetIfGiven(const std::optional<T>& flag, T* field) {
   if (flag.has_value()) *field = *flag;
@@ -309,13 +320,11 @@ std::string ReferenceText() {
 }
 
 size_t AvailableMemory() {
-  std::ifstream file("/proc/meminfo");
-  std::string key;
-  size_t kib = 0;
-  for (std::string unit; file >> key >> kib; std::getline(file, unit)) {
-    if (key == "MemAvailable:") return kib << 10;
-  }
-  return 0;
+  return MemoryInfo("MemAvailable:");
+}
+
+size_t TotalMemory() {
+  return MemoryInfo("MemTotal:");
 }
 
 }  // namespace spotd::server

@@ -95,7 +95,9 @@ std::string HelpText();
 // What --print_config_reference prints: docs/configuration.md.
 std::string ReferenceText();
 
-// Bytes of memory that can be had without swapping; 0 when the system does not say.
+// Bytes of memory that can be had without swapping, and of all there is; 0 when the system does
+// not say.
 size_t AvailableMemory();
+size_t TotalMemory();
 
 }  // namespace spotd::server

@@ -22,6 +22,14 @@ size_t KvMemory(const ServerConfig& config) {
   return std::max(AvailableMemory() / 4, kSmallestKvMemory);
 }
 
+// Hosts hand out more memory than they have, and kill whoever uses it.
+absl::Status CheckKvMemory(const ServerConfig& config, const kernels::Backend& backend) {
+  const size_t total = TotalMemory();
+  if (backend.name() == "cuda" || total == 0 || KvMemory(config) <= total) return absl::OkStatus();
+  return InvalidArgument("--kv_memory: ", config.kv_memory.bytes >> 20, " MiB is more than the ",
+                         total >> 20, " MiB of this machine");
+}
+
 absl::StatusOr<std::unique_ptr<model::SelectorSource>> LoadSelector(
     const ServerConfig& config, const model::ModelConfig& model) {
   if (config.selector.empty()) return nullptr;
@@ -76,6 +84,7 @@ absl::StatusOr<std::unique_ptr<engine::Engine>> LoadEngine(const ServerConfig& c
   SPOTD_ASSIGN_OR_RETURN(
       std::unique_ptr<kernels::Backend> device,
       kernels::CreateBackend({.name = config.backend, .threads = config.threads}));
+  SPOTD_RETURN_IF_ERROR(CheckKvMemory(config, *device));
   auto backend = std::make_unique<engine::AttentionAudit>(std::move(device));
   SPOTD_ASSIGN_OR_RETURN(
       std::unique_ptr<model::Transformer> transformer,

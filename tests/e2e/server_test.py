@@ -103,6 +103,12 @@ class StartTest(unittest.TestCase):
         self.assertEqual(result.returncode, 2)
         self.assertIn("abacus", result.stderr.strip().splitlines()[-1])
 
+    def test_more_kv_memory_than_there_is(self):
+        result = run_spotd("--model", tiny_model(self.directory.name), "--kv_memory=900TiB", "--listen=127.0.0.1:0",
+                           "--http_listen=off")
+        self.assertEqual(result.returncode, 1)
+        self.assertIn("--kv_memory", result.stderr.strip().splitlines()[-1])
+
     def test_ports_in_use(self):
         model = tiny_model(self.directory.name)
         with Spotd(model, *TINY_FLAGS) as spotd:

@@ -3,6 +3,7 @@
 // session with the same tokens.
 #include <gtest/gtest.h>
 
+#include <cstdlib>
 #include <map>
 #include <random>
 
@@ -10,6 +11,12 @@
 
 namespace spotd::engine {
 namespace {
+
+// Operations of each test; SPOTD_PROPERTY_STEPS asks for a longer run (docs/fuzzing.md).
+int Steps() {
+  const char* steps = std::getenv("SPOTD_PROPERTY_STEPS");
+  return steps == nullptr ? 150 : std::atoi(steps);
+}
 
 class SessionModel {
  public:
@@ -141,12 +148,12 @@ class SessionModel {
 };
 
 TEST(EnginePropertyTest, AnyHistoryContinuesLikeAFreshRun) {
-  SessionModel(3, 1000).Run(150);
+  SessionModel(3, 1000).Run(Steps());
 }
 
 TEST(EnginePropertyTest, AlsoWhenKvIsDroppedAndComputedAgain) {
   SessionModel model(4, 40);
-  model.Run(150);
+  model.Run(Steps());
   EXPECT_GT(model.reclaims(), 5u);
 }
 
