@@ -57,6 +57,9 @@ class ServeTest(unittest.TestCase):
     def test_mistakes(self):
         self.assertIn("UNAVAILABLE", bench("127.0.0.1:1").stderr)
         self.assertIn("--mix", bench(self.spotd.address, "--mix", "512").stderr)
+        full = bench(self.spotd.address, "--duration", "100ms", "--plot", "/dev/full")
+        self.assertEqual(full.returncode, 1)
+        self.assertIn("cannot write /dev/full", full.stderr)
 
 
 if __name__ == "__main__":

@@ -74,7 +74,8 @@ absl::Status RunServe() {
   const std::string plot = absl::GetFlag(FLAGS_plot);
   if (plot.empty()) return absl::OkStatus();
   std::ofstream file(plot);
-  if (!(file << report.ToSvg())) return InvalidArgument("--plot: cannot write ", plot);
+  if (!(file << report.ToSvg()) || !file.flush())
+    return InvalidArgument("--plot: cannot write ", plot);
   return absl::OkStatus();
 }
 
