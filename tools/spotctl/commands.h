@@ -25,6 +25,7 @@ std::vector<Command> SessionCommands();
 std::vector<Command> InferenceCommands();
 std::vector<Command> ChatCommands();
 std::vector<Command> ModelCommands();
+std::vector<Command> TraceCommands();
 std::vector<Command> WatchCommands();
 
 // Shows a mistake in the command line; kUsageError.

@@ -78,6 +78,7 @@ absl::StatusOr<v1::GenerateRequest> GenerateRequestOf(const CommandLine& line) {
   if (HasInput(line) || request.session().empty()) {
     SPOTD_ASSIGN_OR_RETURN(*request.add_prompt(), ReadInput(line));
   }
+  if (line.Has("record-trace")) request.set_record_trace(true);
   SPOTD_RETURN_IF_ERROR(FillRequest(line, &request));
   return request;
 }
@@ -120,13 +121,19 @@ std::vector<OptionSpec> GenerationOptions() {
   return options;
 }
 
+std::vector<OptionSpec> GenerateOptions() {
+  std::vector<OptionSpec> options = GenerationOptions();
+  options.push_back({"record-trace", nullptr, "keep what each token reads, for spotctl trace"});
+  return options;
+}
+
 }  // namespace
 
 std::vector<Command> InferenceCommands() {
   return {
       {"append", "SESSION", "Append text or a message to a session", 1, 1, InputOptions(), &Append},
       {"generate", "[SESSION]", "Generate and stream, from a session or in one shot", 0, 1,
-       GenerationOptions(), &Generate},
+       GenerateOptions(), &Generate},
       {"complete", "", "Complete a prompt in one shot, without streaming", 0, 0,
        GenerationOptions(), &Complete},
   };

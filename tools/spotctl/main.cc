@@ -24,8 +24,8 @@ namespace {
 
 std::vector<Command> AllCommands() {
   std::vector<Command> all;
-  for (const auto& group :
-       {ChatCommands(), InferenceCommands(), SessionCommands(), ModelCommands(), WatchCommands()}) {
+  for (const auto& group : {ChatCommands(), InferenceCommands(), SessionCommands(), ModelCommands(),
+                            TraceCommands(), WatchCommands()}) {
     all.insert(all.end(), group.begin(), group.end());
   }
   return all;
