@@ -117,6 +117,12 @@ class SecurityTest(unittest.TestCase):
             odd_cert, odd_key = self.ca.issue("not a tenant", 4)
             self.assert_refused(ctl(spotd.address, "models", ca=self.ca.cert, cert=odd_cert, key=odd_key),
                                 "UNAUTHENTICATED", "CERTIFICATE_UNUSABLE")
+            # The tenant is the certificate's common name: another one does not see the session.
+            session = ctl(spotd.address, "sessions", "create", **good).stdout.strip()
+            other = self.ca.issue("team-b", 5)
+            shown = ctl(spotd.address, "sessions", "show", session, ca=self.ca.cert, cert=other[0], key=other[1])
+            self.assert_refused(shown, "SESSION_NOT_FOUND")
+            self.assertEqual(ctl(spotd.address, "sessions", "show", session, **good).returncode, 0)
 
     def test_certificates_are_reloaded(self):
         with self.serve(*self.tls_flags("reload")) as spotd:
@@ -162,9 +168,15 @@ class SecurityTest(unittest.TestCase):
             self.assert_refused(call("sessions", "create"), "UNAUTHENTICATED")
             self.assert_refused(call("append", "s", "--text", "hi"), "UNAUTHENTICATED")
             self.assertEqual(call("health").returncode, 0, "probes need no token by default")
+            session = call("sessions", "create", token="alpha").stdout.strip()
+            self.assert_refused(call("sessions", "show", session, token="beta"), "SESSION_NOT_FOUND")
+            self.assertNotIn(session, call("sessions", "list", token="beta").stdout)
+            self.assert_refused(call("sessions", "delete", session, token="beta"), "SESSION_NOT_FOUND")
+
             tokens.write_text(token_line("gamma", "team-a"))
             wait_until(lambda: call("models", token="gamma").returncode == 0, "the new token is not in use")
             self.assert_refused(call("models", token="alpha"), "TOKEN_INVALID")
+            self.assertEqual(call("sessions", "show", session, token="gamma").returncode, 0, "of the same tenant")
             for line in spotd.log:
                 for secret in ("alpha", "guess", "gamma", hashlib.sha256(b"alpha").hexdigest()):
                     self.assertNotIn(secret, line)

@@ -51,6 +51,13 @@ TEST(TraceDataTest, HeatIsTheShareOfLayersThatRead) {
                                             FloatEq(0.75), FloatEq(0.5)));
 }
 
+TEST(TraceDataTest, BytesThatAreNoTextAreReplaced) {
+  EXPECT_EQ(ValidUtf8("a\u00e9\u20ac\U0001f642"), "a\u00e9\u20ac\U0001f642");
+  EXPECT_EQ(ValidUtf8("a\xf3 b\x80"), "a\ufffd b\ufffd");
+  EXPECT_EQ(ValidUtf8("\xe2\x82"), "\ufffd\ufffd");
+  EXPECT_EQ(ValidUtf8("\xc0\xaf\xed\xa0\x80"), "\ufffd\ufffd\ufffd\ufffd\ufffd");
+}
+
 TEST(TraceViewTest, ARowForEachTokenAndWhatWasReadMost) {
   TraceData trace = SomeTrace();
   trace.block_texts = {"zero", "first", "second"};

@@ -59,6 +59,7 @@ grpc::Status TextOfPieces(const Client& client, const std::vector<std::vector<in
     if (!texts->empty()) texts->back() += bytes.substr(0, rest);
     texts->push_back(bytes.substr(rest));
   }
+  for (std::string& text : *texts) text = ValidUtf8(text);
   return grpc::Status::OK;
 }
 

@@ -3,6 +3,40 @@
 #include <algorithm>
 
 namespace spotd::spotctl {
+namespace {
+
+// Length of the character at the front, by its first two bytes; 0 when it is none.
+size_t CharacterLength(std::string_view bytes) {
+  const auto at = [&](size_t i) { return i < bytes.size() ? static_cast<uint8_t>(bytes[i]) : 0u; };
+  const unsigned lead = at(0), second = at(1);
+  if (lead < 0x80) return 1;
+  size_t length = 0;
+  unsigned low = 0x80, high = 0xbf;  // of the second byte: no overlong forms, no surrogates
+  if (lead >= 0xc2 && lead <= 0xdf) length = 2;
+  if (lead >= 0xe0 && lead <= 0xef) length = 3;
+  if (lead >= 0xf0 && lead <= 0xf4) length = 4;
+  if (lead == 0xe0) low = 0xa0;
+  if (lead == 0xed) high = 0x9f;
+  if (lead == 0xf0) low = 0x90;
+  if (lead == 0xf4) high = 0x8f;
+  if (length == 0 || second < low || second > high) return 0;
+  for (size_t i = 2; i < length; ++i) {
+    if ((at(i) & 0xc0) != 0x80) return 0;
+  }
+  return length;
+}
+
+}  // namespace
+
+std::string ValidUtf8(std::string_view bytes) {
+  std::string out;
+  while (!bytes.empty()) {
+    const size_t length = CharacterLength(bytes);
+    out += length == 0 ? std::string_view("\xef\xbf\xbd") : bytes.substr(0, length);
+    bytes.remove_prefix(std::max<size_t>(1, length));
+  }
+  return out;
+}
 
 void TraceData::Add(const v1::TraceHeader& header) {
   layer_count = header.layer_count();

@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <string>
+#include <string_view>
 #include <utility>
 #include <vector>
 
@@ -39,5 +40,8 @@ struct TraceData {
   // The mean of that over all steps.
   std::vector<float> MeanHeat() const;
 };
+
+// `bytes` with what is no UTF-8 replaced by U+FFFD: tokens may be any bytes.
+std::string ValidUtf8(std::string_view bytes);
 
 }  // namespace spotd::spotctl

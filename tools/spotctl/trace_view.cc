@@ -12,7 +12,7 @@ namespace {
 
 constexpr int kLabelWidth = 16;
 constexpr size_t kTopBlocks = 5;
-constexpr size_t kSnippet = 64;  // bytes of a block's text
+constexpr int kSnippet = 64;  // characters of a block's text
 constexpr float kAlways = 0.999f;
 
 // Control characters and line breaks become visible or blanks.
@@ -87,7 +87,7 @@ std::string TopBlocks(const TraceData& trace, const std::vector<float>& mean) {
     out += Concat("  ", percent, "  tokens ", first, "-",
                   first + static_cast<size_t>(trace.block_tokens) - 1);
     if (block < trace.block_texts.size()) {
-      out += "  " + OneLine(trace.block_texts[block].substr(0, kSnippet));
+      out += "  " + Fit(OneLine(trace.block_texts[block]), kSnippet);
     }
     out += "\n";
   }
