@@ -11,24 +11,25 @@ const char kTracePageHead[] = R"html(<!DOCTYPE html>
 <style>
   :root { --ink: #23201d; --soft: #8a8178; --paper: #fbf8f3; --line: #e6dfd5; --hot: #b3261e; }
   * { box-sizing: border-box; }
-  body { margin: 0; background: var(--paper); color: var(--ink); font: 15px/1.5 system-ui, sans-serif; }
+  body { margin: 0; height: 100vh; display: flex; flex-direction: column; background: var(--paper); color: var(--ink); font: 15px/1.5 system-ui, sans-serif; }
   header { padding: 22px 32px 14px; border-bottom: 1px solid var(--line); }
   h1 { margin: 0; font: 600 21px/1.3 Georgia, serif; }
   #facts { color: var(--soft); margin-top: 4px; }
   #facts b { color: var(--ink); font-weight: 600; }
-  main { display: grid; grid-template-columns: minmax(280px, 30%) 1fr; }
-  aside { padding: 20px 24px 24px 32px; position: sticky; top: 0; align-self: start; max-height: 100vh; overflow: auto; }
-  section { padding: 0 32px 48px 24px; border-left: 1px solid var(--line); min-height: 80vh; }
+  main { display: grid; grid-template-columns: minmax(280px, 30%) 1fr; flex: 1; min-height: 0; }
+  aside { padding: 20px 24px 24px 32px; overflow: auto; }
+  section { padding: 20px 0 0 24px; border-left: 1px solid var(--line); display: flex; flex-direction: column; min-height: 0; }
+  #top { padding-right: 32px; }
   h2 { margin: 0 0 8px; font: 600 12px/1.4 system-ui, sans-serif; letter-spacing: .08em; text-transform: uppercase; color: var(--soft); }
   #reply { font: 18px/1.75 Georgia, serif; white-space: pre-wrap; overflow-wrap: anywhere; }
-  #reply span { border-radius: 4px; cursor: pointer; padding: 1px 0; transition: background .12s; }
+  #reply span { border-radius: 4px; cursor: pointer; padding: 1px 0; }
   #reply span:hover { background: #f0e6d8; }
   #reply span.chosen { background: var(--hot); color: #fff; }
-  #top { position: sticky; top: 0; background: var(--paper); padding: 20px 0 1px; margin-bottom: 18px; border-bottom: 1px solid var(--line); }
   #map { width: 100%; height: 190px; display: block; border-radius: 6px; background: #fff; cursor: crosshair; }
-  #axis { display: flex; justify-content: space-between; color: var(--soft); font-size: 12px; margin: 3px 0 8px; }
-  #context { font: 15px/1.7 Georgia, serif; white-space: pre-wrap; overflow-wrap: anywhere; max-width: 76ch; }
-  #context span { border-radius: 3px; transition: background .15s; }
+  #axis { display: flex; justify-content: space-between; color: var(--soft); font-size: 12px; margin: 3px 0 18px; }
+  #scroll { overflow: auto; flex: 1; padding: 0 32px 48px 0; border-top: 1px solid var(--line); }
+  #context { font: 15px/1.7 Georgia, serif; white-space: pre-wrap; overflow-wrap: anywhere; max-width: 76ch; padding-top: 12px; }
+  #context span { border-radius: 3px; }
   #context.grid { display: grid; grid-template-columns: repeat(auto-fill, minmax(54px, 1fr)); gap: 3px; max-width: none; }
   #context.grid span { font: 11px/1.9 ui-monospace, monospace; text-align: center; color: var(--soft); }
   .always { color: var(--soft); border-bottom: 1px dotted #cfc6ba; }
@@ -36,7 +37,7 @@ const char kTracePageHead[] = R"html(<!DOCTYPE html>
   .controls input[type=range] { width: 100%; accent-color: var(--hot); }
   #hint { min-height: 3em; font-size: 13px; color: var(--soft); margin-top: 14px; }
   #scale { height: 8px; border-radius: 4px; background: linear-gradient(90deg, #fff, #f3c9a5, #dd6b45, #b3261e); }
-  @media (max-width: 860px) { main { display: block; } aside { position: static; max-height: none; } section { border-left: 0; } }
+  @media (max-width: 860px) { body { height: auto; } main { display: block; } section { border-left: 0; padding-left: 32px; } }
 </style>
 </head>
 <body>
@@ -59,7 +60,7 @@ const char kTracePageHead[] = R"html(<!DOCTYPE html>
     <div id="axis"><span>0</span><span id="last"></span></div>
   </div>
   <h2>The context</h2>
-  <div id="context"></div>
+  <div id="scroll"><div id="context"></div></div>
 </section>
 </main>
 )html";
