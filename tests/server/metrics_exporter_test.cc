@@ -6,7 +6,6 @@
 #include <cstdlib>
 #include <fstream>
 #include <map>
-#include <regex>
 #include <sstream>
 
 #include "tests/server/test_server.h"
@@ -166,9 +165,9 @@ std::string Reference(const std::string& page) {
       if (!families.contains(name) && at != name.npos) name.resize(at);
     }
     std::string labels;
-    static const std::regex kLabel("([a-z_]+)=\"");
-    for (std::sregex_iterator it(line.begin(), line.end(), kLabel), none; it != none; ++it) {
-      const std::string key = (*it)[1];
+    for (size_t at = line.find("=\""); at != line.npos; at = line.find("=\"", at + 1)) {
+      const size_t first = line.find_last_of("{,", at) + 1;
+      const std::string key = line.substr(first, at - first);
       if (key == "model_name" || key == "le") continue;
       labels += (labels.empty() ? "`" : ", `") + key + "`";
     }

@@ -2,20 +2,30 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cstdlib>
 #include <fstream>
-#include <regex>
 #include <set>
 #include <sstream>
+#include <string_view>
 
 namespace spotd::engine {
 namespace {
 
+// As AIP-193 wants it: [A-Z][A-Z0-9_]+[A-Z0-9], at most 63 characters.
+bool IsWellFormed(std::string_view reason) {
+  const auto upper = [](char c) { return c >= 'A' && c <= 'Z'; };
+  const auto digit = [](char c) { return c >= '0' && c <= '9'; };
+  return reason.size() >= 3 && reason.size() <= 63 && upper(reason.front()) &&
+         reason.back() != '_' && std::all_of(reason.begin(), reason.end(), [&](char c) {
+           return upper(c) || digit(c) || c == '_';
+         });
+}
+
 TEST(ErrorCatalogueTest, ReasonsAreUniqueAndWellFormed) {
-  const std::regex form("[A-Z][A-Z0-9_]{0,61}[A-Z0-9]");  // AIP-193
   std::set<std::string> seen;
   for (const ReasonInfo& info : ErrorCatalogue()) {
-    EXPECT_TRUE(std::regex_match(info.reason, form)) << info.reason;
+    EXPECT_TRUE(IsWellFormed(info.reason)) << info.reason;
     EXPECT_TRUE(seen.insert(info.reason).second) << info.reason;
     EXPECT_EQ(FindReason(info.reason), &info);
     EXPECT_STRNE(info.meaning, "") << info.reason;
@@ -28,13 +38,11 @@ TEST(ErrorCatalogueTest, ReasonsAreUniqueAndWellFormed) {
 // Every constant of error_reasons.h is in the table, and nothing else.
 TEST(ErrorCatalogueTest, HoldsEveryReason) {
   std::ifstream file(std::string(SPOTD_SOURCE_DIR) + "/runtime/engine/error_reasons.h");
-  std::stringstream text;
-  text << file.rdbuf();
-  const std::string source = text.str();
-  const std::regex constant("= \"([A-Z0-9_]+)\"");
   std::set<std::string> declared;
-  for (std::sregex_iterator it(source.begin(), source.end(), constant), end; it != end; ++it) {
-    declared.insert((*it)[1]);
+  for (std::string line; std::getline(file, line);) {
+    const size_t first = line.find("= \"");
+    if (first == line.npos) continue;
+    declared.insert(line.substr(first + 3, line.rfind('"') - first - 3));
   }
   std::set<std::string> listed;
   for (const ReasonInfo& info : ErrorCatalogue()) listed.insert(info.reason);
