@@ -10,6 +10,7 @@
 #include "runtime/model/transformer.h"
 #include "runtime/text/chat_template.h"
 #include "runtime/text/tokenizer.h"
+#include "server/engine_limits.h"
 #include "server/log.h"
 
 namespace spotd::server {

@@ -6,8 +6,6 @@
 #include <cstdint>
 #include <string>
 
-#include "absl/status/statusor.h"
-#include "runtime/engine/engine.h"
 #include "server/option_table.h"
 
 namespace spotd::server {
@@ -31,8 +29,5 @@ struct ServiceLimits {
 };
 
 void AddServiceLimits(ServiceLimits* limits, OptionTable* table);
-
-// INVALID_ARGUMENT names the flag.
-absl::Status ApplyServiceLimits(const ServiceLimits& limits, engine::EngineOptions* options);
 
 }  // namespace spotd::server
