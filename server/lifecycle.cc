@@ -70,11 +70,13 @@ void Lifecycle::Watch(std::chrono::steady_clock::time_point now) {
 }
 
 void Lifecycle::SetState(EngineState state) {
-  if (state_.exchange(state) == state) return;
+  if (state_.load() == state) return;
   if (state == EngineState::kStalled)
     Log(LogLevel::kError, "the engine makes no progress, or its device fails");
   grpc_server_->SetServing(/*live=*/state != EngineState::kStalled,
                            /*ready=*/state == EngineState::kReady);
+  // Last: whoever sees the state may rely on health saying the same.
+  state_.store(state);
 }
 
 void Lifecycle::Drain() {
