@@ -13,6 +13,7 @@
 #include "runtime/engine/engine.h"
 #include "server/call_executor.h"
 #include "server/config.h"
+#include "server/engine_limits.h"
 #include "server/grpc_server.h"
 #include "server/http_server.h"
 #include "server/lifecycle.h"
@@ -119,6 +120,10 @@ std::optional<int> PrintWhatWasAsked(const ServerConfig& config) {
 
 int CheckConfig(const ServerConfig& config) {
   if (const absl::Status status = CheckFiles(config); !status.ok()) {
+    return Fail(kUsageError, status);
+  }
+  engine::EngineOptions unused;
+  if (const absl::Status status = ApplyServiceLimits(config.limits, &unused); !status.ok()) {
     return Fail(kUsageError, status);
   }
   for (const std::string& warning : config.warnings) {

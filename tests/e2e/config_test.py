@@ -45,6 +45,7 @@ class ConfigTest(unittest.TestCase):
                 ({}, [f"--model={self.model}", f"--selector={self.model}/config.json"], ("config.json",)),
                 ({"SPOTD_MAX_RUNING": "3"}, [f"--model={self.model}"], ("SPOTD_MAX_RUNING", "SPOTD_MAX_RUNNING")),
                 ({}, [f"--model={self.model}", "--policy=topk"], ("--selector",)),
+                ({}, [f"--model={self.model}", "--allowed_policies=fast"], ("--allowed_policies", "fast")),
                 ({}, [f"--model={self.model}", "--tls_cert=x"], ("--tls_key",))):
             result = run_with(environment, "--check_config", *arguments)
             self.assertEqual(result.returncode, 2, (arguments, result.stdout))
