@@ -120,8 +120,6 @@ grpc::Status Call::Finish(const absl::Status& status, const engine::GenerateResu
   const std::string finish(result == nullptr ? "" : FinishReasonName(result->finish));
   const std::chrono::duration<double, std::milli> elapsed =
       std::chrono::steady_clock::now() - start_;
-  metrics_->Count({std::string(method_), code, finish});
-
   std::string reason;
   if (!status.ok()) {
     reason = engine::GetErrorDetails(status).reason;
@@ -130,6 +128,7 @@ grpc::Status Call::Finish(const absl::Status& status, const engine::GenerateResu
       metrics_->CountRejected(reason);
     }
   }
+  metrics_->Count({std::string(method_), code, finish, reason});
   Log(LogLevel::kInfo, "call",
       {{"method", std::string(method_)},
        {"code", code},

@@ -31,11 +31,13 @@ void AddRequests(const Metrics& metrics, const RpcMetrics& rpc, MetricFamilies* 
   out->Gauge("spotd_calls_in_progress", "RPCs between arrival and status");
   out->Add(static_cast<double>(rpc.in_progress()));
   out->Counter("spotd_requests_total",
-               "RPCs ended, by method, status code and, for generations, finish reason");
+               "RPCs ended, by method, status code and, for generations, finish reason, for "
+               "errors, the error's reason");
   for (const auto& [outcome, count] : rpc.outcomes()) {
     out->Add(static_cast<double>(count), {{"method", outcome.method},
                                           {"code", outcome.code},
-                                          {"finish_reason", outcome.finish_reason}});
+                                          {"finish_reason", outcome.finish_reason},
+                                          {"reason", outcome.reason}});
   }
   out->Counter("spotd_requests_rejected_total", "RPCs refused for lack of room or while draining");
   for (const auto& [reason, count] : rpc.rejected()) {

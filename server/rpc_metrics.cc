@@ -8,11 +8,11 @@ RpcMetrics::RpcMetrics() {
   for (const char* method : {"CreateSession", "GetSession", "ListSessions", "DeleteSession",
                              "ForkSession", "RewindSession", "Append", "Abort", "Trace",
                              "ListModels", "GetModel", "Tokenize", "Detokenize"}) {
-    outcomes_[{method, "OK", ""}] = 0;
+    outcomes_[{method, "OK", "", ""}] = 0;
   }
   for (const char* method : {"Generate", "Complete"}) {
     for (const char* finish : {"stop_token", "stop_text", "max_tokens", "context_full"}) {
-      outcomes_[{method, "OK", finish}] = 0;
+      outcomes_[{method, "OK", finish, ""}] = 0;
     }
   }
   for (const engine::ReasonInfo& info : engine::ErrorCatalogue()) {

@@ -20,6 +20,7 @@ class RpcMetrics {
     std::string method;         // "Generate"
     std::string code;           // "OK", "NOT_FOUND"
     std::string finish_reason;  // "stop_token"; empty where nothing was generated
+    std::string reason;         // of the error: "TENANT_REQUEST_LIMIT"; empty for OK
     auto operator<=>(const Outcome&) const = default;
   };
 

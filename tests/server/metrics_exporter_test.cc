@@ -92,11 +92,11 @@ TEST_F(MetricsExporterTest, CountsCallsByOutcome) {
   const std::string page = Page();
   EXPECT_EQ(Value(page,
                   "spotd_requests_total{model_name=\"qwen3\",method=\"Generate\",code=\"OK\","
-                  "finish_reason=\"max_tokens\"}"),
+                  "finish_reason=\"max_tokens\",reason=\"\"}"),
             1);
   EXPECT_EQ(Value(page,
                   "spotd_requests_total{model_name=\"qwen3\",method=\"Generate\","
-                  "code=\"NOT_FOUND\",finish_reason=\"\"}"),
+                  "code=\"NOT_FOUND\",finish_reason=\"\",reason=\"SESSION_NOT_FOUND\"}"),
             1);
 }
 
