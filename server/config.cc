@@ -156,14 +156,6 @@ OptionTable MakeTable(ServerConfig* config, std::string* config_file) {
   return table;
 }
 
-// Reads the file that --config or SPOTD_CONFIG names, below flags and environment in rank.
-absl::Status ReadConfigFile(const std::string& path, OptionTable* table) {
-  std::ifstream file(path);
-  std::ostringstream text;
-  if (!file || !(text << file.rdbuf())) return InvalidArgument("--config: cannot read ", path);
-  return table->ParseYaml(text.str(), path);
-}
-
 absl::Status ValidateAddresses(const ServerConfig& config) {
   for (const auto& [flag, address] :
        {std::pair{"--listen", &config.listen}, std::pair{"--http_listen", &config.http_listen}}) {
@@ -243,8 +235,16 @@ absl::StatusOr<model::Policy> ServerConfig::DefaultPolicy(bool has_selector) con
   return result;
 }
 
-absl::StatusOr<ServerConfig> ParseConfig(std::span<const char* const> args,
-                                         const std::function<const char*(const char*)>& get) {
+absl::StatusOr<std::string> ReadConfigFile(const std::string& path) {
+  std::ifstream file(path);
+  std::ostringstream text;
+  if (!file || !(text << file.rdbuf())) return InvalidArgument("--config: cannot read ", path);
+  return text.str();
+}
+
+absl::StatusOr<ServerConfig> ParseConfig(
+    std::span<const char* const> args, const std::function<const char*(const char*)>& get,
+    const std::function<absl::StatusOr<std::string>(const std::string&)>& read) {
   ServerConfig config;
   std::string config_file;
   OptionTable table = MakeTable(&config, &config_file);
@@ -254,7 +254,11 @@ absl::StatusOr<ServerConfig> ParseConfig(std::span<const char* const> args,
   if (config_file.empty()) {
     if (const char* path = get("SPOTD_CONFIG"); path != nullptr) config_file = path;
   }
-  if (!config_file.empty()) SPOTD_RETURN_IF_ERROR(ReadConfigFile(config_file, &table));
+  // Below flags and environment in rank.
+  if (!config_file.empty()) {
+    SPOTD_ASSIGN_OR_RETURN(const std::string text, read(config_file));
+    SPOTD_RETURN_IF_ERROR(table.ParseYaml(text, config_file));
+  }
   SPOTD_RETURN_IF_ERROR(table.ParseEnvironment(get));
   SPOTD_RETURN_IF_ERROR(table.ParseFlags(args));
   SPOTD_RETURN_IF_ERROR(Validate(config));

@@ -78,10 +78,14 @@ struct ServerConfig {
   absl::StatusOr<model::Policy> DefaultPolicy(bool has_selector) const;
 };
 
-// `args` is argv without the program; `get` is getenv. INVALID_ARGUMENT is a usage error and names
-// the option.
-absl::StatusOr<ServerConfig> ParseConfig(std::span<const char* const> args,
-                                         const std::function<const char*(const char*)>& get);
+// The whole of a small file; INVALID_ARGUMENT when it cannot be read.
+absl::StatusOr<std::string> ReadConfigFile(const std::string& path);
+
+// `args` is argv without the program, `get` is getenv, and `read` reads the configuration file.
+// INVALID_ARGUMENT is a usage error and names the option.
+absl::StatusOr<ServerConfig> ParseConfig(
+    std::span<const char* const> args, const std::function<const char*(const char*)>& get,
+    const std::function<absl::StatusOr<std::string>(const std::string&)>& read = ReadConfigFile);
 
 // Refuses a variable of the process' environment that looks like a misspelt option.
 // `environment` ends with a null, as environ does.

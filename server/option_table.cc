@@ -228,6 +228,8 @@ std::string OptionTable::Nearest(std::string_view name) const {
   std::string nearest;
   for (const Section& section : sections_) {
     for (const Option& option : section.options) {
+      const std::pair<size_t, size_t> sizes = std::minmax(name.size(), option.name.size());
+      if (sizes.second - sizes.first >= best) continue;
       const size_t distance = EditDistance(name, option.name);
       if (distance < best) {
         best = distance;

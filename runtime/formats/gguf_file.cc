@@ -49,6 +49,10 @@ std::optional<int64_t> LoadInt(GgufType type, std::string_view bytes) {
 
 absl::StatusOr<GgufFile> GgufFile::Open(const std::string& path) {
   SPOTD_ASSIGN_OR_RETURN(MappedFile mapped, MappedFile::Open(path));
+  return Parse(std::move(mapped));
+}
+
+absl::StatusOr<GgufFile> GgufFile::Parse(MappedFile mapped) {
   GgufFile file(std::move(mapped));
   SPOTD_RETURN_IF_ERROR(GgufParser(&file).Parse());
   return file;

@@ -58,6 +58,8 @@ class GgufFile {
   // version or tensor type that is not supported; DATA_LOSS for a truncated or corrupt file.
   // Messages name file and key or tensor.
   static absl::StatusOr<GgufFile> Open(const std::string& path);
+  // The same of a file that is open.
+  static absl::StatusOr<GgufFile> Parse(MappedFile mapped);
 
   const std::string& path() const { return file_.path(); }
   bool Has(std::string_view key) const { return values_.find(key) != values_.end(); }

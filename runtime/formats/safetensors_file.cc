@@ -140,6 +140,10 @@ class SafetensorsParser {
 
 absl::StatusOr<SafetensorsFile> SafetensorsFile::Open(const std::string& path) {
   SPOTD_ASSIGN_OR_RETURN(MappedFile mapped, MappedFile::Open(path));
+  return Parse(std::move(mapped));
+}
+
+absl::StatusOr<SafetensorsFile> SafetensorsFile::Parse(MappedFile mapped) {
   SafetensorsFile file(std::move(mapped));
   SPOTD_RETURN_IF_ERROR(SafetensorsParser(&file).Parse());
   return file;

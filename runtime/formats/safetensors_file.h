@@ -33,6 +33,8 @@ class SafetensorsFile {
   // Errors of MappedFile::Open; INVALID_ARGUMENT for a file of another kind; DATA_LOSS for a
   // truncated or corrupt one. Messages name file and tensor.
   static absl::StatusOr<SafetensorsFile> Open(const std::string& path);
+  // The same of a file that is open.
+  static absl::StatusOr<SafetensorsFile> Parse(MappedFile mapped);
 
   const std::string& path() const { return file_.path(); }
   const std::map<std::string, SafetensorsTensor>& tensors() const { return tensors_; }

@@ -10,6 +10,7 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "runtime/formats/gguf_file.h"
+#include "runtime/formats/mapped_file.h"
 #include "runtime/model/model_config.h"
 #include "runtime/model/model_source.h"
 #include "runtime/text/tokenizer_data.h"
@@ -41,6 +42,8 @@ absl::StatusOr<ModelConfig> ReadHfConfig(std::string_view config_json,
                                          const std::string& directory);
 
 absl::StatusOr<std::unique_ptr<ModelSource>> OpenGguf(const std::string& path);
+// The same of a file that is open.
+absl::StatusOr<std::unique_ptr<ModelSource>> ReadGguf(formats::MappedFile mapped);
 absl::StatusOr<std::unique_ptr<ModelSource>> OpenHfDirectory(const std::string& path);
 
 }  // namespace spotd::model

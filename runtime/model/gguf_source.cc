@@ -55,7 +55,13 @@ absl::Status CheckTensors(const formats::GgufFile& file, const ModelConfig& conf
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<ModelSource>> OpenGguf(const std::string& path) {
-  SPOTD_ASSIGN_OR_RETURN(formats::GgufFile file, formats::GgufFile::Open(path));
+  SPOTD_ASSIGN_OR_RETURN(formats::MappedFile mapped, formats::MappedFile::Open(path));
+  return ReadGguf(std::move(mapped));
+}
+
+absl::StatusOr<std::unique_ptr<ModelSource>> ReadGguf(formats::MappedFile mapped) {
+  SPOTD_ASSIGN_OR_RETURN(formats::GgufFile file, formats::GgufFile::Parse(std::move(mapped)));
+  const std::string path = file.path();
   SPOTD_ASSIGN_OR_RETURN(ModelConfig config, ReadGgufConfig(file));
   if (config.architecture == "llama" && config.rope.rotary_dim != config.head_dim) {
     return Unimplemented(path, ": rotary embedding over part of a head is not supported");

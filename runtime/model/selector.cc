@@ -228,7 +228,15 @@ class InMemorySelector : public SelectorSource {
 
 absl::StatusOr<std::unique_ptr<SelectorSource>> OpenSelector(const std::string& path,
                                                              const ModelConfig& model) {
-  SPOTD_ASSIGN_OR_RETURN(formats::SafetensorsFile file, formats::SafetensorsFile::Open(path));
+  SPOTD_ASSIGN_OR_RETURN(formats::MappedFile mapped, formats::MappedFile::Open(path));
+  return ReadSelector(std::move(mapped), model);
+}
+
+absl::StatusOr<std::unique_ptr<SelectorSource>> ReadSelector(formats::MappedFile mapped,
+                                                             const ModelConfig& model) {
+  SPOTD_ASSIGN_OR_RETURN(formats::SafetensorsFile file,
+                         formats::SafetensorsFile::Parse(std::move(mapped)));
+  const std::string path = file.path();
   SPOTD_ASSIGN_OR_RETURN(SelectorConfig config, ReadConfig(file));
   SPOTD_RETURN_IF_ERROR(CheckBelongs(file, model));
   SPOTD_RETURN_IF_ERROR(ReadCalibration(file, model.layers, &config));

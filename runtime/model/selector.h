@@ -14,6 +14,7 @@
 #include <vector>
 
 #include "absl/status/statusor.h"
+#include "runtime/formats/mapped_file.h"
 #include "runtime/model/model_config.h"
 #include "runtime/model/model_source.h"
 #include "runtime/model/policy.h"
@@ -44,6 +45,9 @@ class SelectorSource {
 // Refuses (FAILED_PRECONDITION) a selector made for another model, naming the field that differs
 // and both values.
 absl::StatusOr<std::unique_ptr<SelectorSource>> OpenSelector(const std::string& path,
+                                                             const ModelConfig& model);
+// The same of a file that is open.
+absl::StatusOr<std::unique_ptr<SelectorSource>> ReadSelector(formats::MappedFile mapped,
                                                              const ModelConfig& model);
 
 // A selector with random weights for `model`, in memory: tests and benchmarks of models without a

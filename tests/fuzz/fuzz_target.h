@@ -5,8 +5,6 @@
 
 #include <cstddef>
 #include <cstdint>
-#include <span>
-#include <string>
 #include <string_view>
 
 // Defined by each target. Always 0.
@@ -17,20 +15,5 @@ namespace spotd::fuzz {
 inline std::string_view AsText(const uint8_t* data, size_t size) {
   return {reinterpret_cast<const char*>(data), size};
 }
-
-// A file with these bytes, for parsers that map files. Nothing touches a disk.
-class MemoryFile {
- public:
-  explicit MemoryFile(std::string_view bytes);
-  ~MemoryFile();
-  MemoryFile(const MemoryFile&) = delete;
-  MemoryFile& operator=(const MemoryFile&) = delete;
-
-  const std::string& path() const { return path_; }
-
- private:
-  int file_;
-  std::string path_;
-};
 
 }  // namespace spotd::fuzz

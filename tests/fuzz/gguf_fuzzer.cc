@@ -1,11 +1,11 @@
 // A GGUF checkpoint from the first byte to a working tokenizer.
-#include "runtime/model/model_source.h"
+#include "runtime/model/checkpoint.h"
 #include "runtime/text/tokenizer.h"
 #include "tests/fuzz/fuzz_target.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
-  const spotd::fuzz::MemoryFile file(spotd::fuzz::AsText(data, size));
-  const auto source = spotd::model::OpenModel(file.path());
+  const auto source = spotd::model::ReadGguf(
+      spotd::formats::MappedFile::InMemory("fuzz", spotd::fuzz::AsText(data, size)));
   if (!source.ok()) return 0;
   const auto tokenizer = spotd::text::Tokenizer::Create((*source)->tokenizer_data());
   if (tokenizer.ok())

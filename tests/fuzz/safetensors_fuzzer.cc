@@ -3,8 +3,8 @@
 #include "tests/fuzz/fuzz_target.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
-  const spotd::fuzz::MemoryFile memory(spotd::fuzz::AsText(data, size));
-  const auto file = spotd::formats::SafetensorsFile::Open(memory.path());
+  const auto file = spotd::formats::SafetensorsFile::Parse(
+      spotd::formats::MappedFile::InMemory("fuzz", spotd::fuzz::AsText(data, size)));
   if (!file.ok()) return 0;
   for (const auto& [name, tensor] : file->tensors()) {
     if (tensor.bytes == 0) continue;

@@ -10,7 +10,7 @@ spotd::model::ModelConfig TwoLayers() {
   config.name = "fuzz";
   config.architecture = "llama";
   config.layers = 2;
-  config.hidden = 64;
+  config.hidden = 4;
   return config;
 }
 
@@ -18,8 +18,8 @@ spotd::model::ModelConfig TwoLayers() {
 
 int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   static const spotd::model::ModelConfig config = TwoLayers();
-  const spotd::fuzz::MemoryFile file(spotd::fuzz::AsText(data, size));
-  const auto selector = spotd::model::OpenSelector(file.path(), config);
+  const auto selector = spotd::model::ReadSelector(
+      spotd::formats::MappedFile::InMemory("fuzz", spotd::fuzz::AsText(data, size)), config);
   if (!selector.ok()) return 0;
   for (int layer = 0; layer < config.layers; ++layer) {
     for (const char* part : {"q", "k", "w", "k_norm"}) {

@@ -30,6 +30,18 @@ TEST(MappedFileTest, SurvivesMoves) {
   EXPECT_EQ(moved.bytes(), "second");
 }
 
+TEST(MappedFileTest, MayBeInMemory) {
+  const std::string bytes = "in memory";
+  MappedFile file = MappedFile::InMemory("name", bytes);
+  EXPECT_EQ(file.bytes().data(), bytes.data());
+  EXPECT_EQ(file.path(), "name");
+  const TempDir dir;
+  auto mapped = MappedFile::Open(dir.Write("a", "mapped"));
+  ASSERT_TRUE(mapped.ok());
+  file = *std::move(mapped);
+  EXPECT_EQ(file.bytes(), "mapped");
+}
+
 TEST(MappedFileTest, RefusesWhatIsNotAFile) {
   const TempDir dir;
   const auto code = [&](const std::string& path) { return MappedFile::Open(path).status().code(); };
