@@ -39,6 +39,9 @@ struct DistillArgs {
   int32_t heads;
   int32_t dim;
   float norm_eps;
+  // The student's keys are rounded as inference stores them in this format; gradients pass straight
+  // through. kNone: as they are. `dim` must be a multiple of SelectorKeyGroup.
+  SelectorKeyFormat key_rounding = SelectorKeyFormat::kNone;
 
   int32_t sink_tokens;
   int32_t recency_tokens;

@@ -5,6 +5,7 @@
 
 #include "kernels/core/check.h"
 #include "kernels/core/float16.h"
+#include "kernels/core/selector_key.h"
 #include "kernels/cpu/distill.h"
 
 namespace spotd::kernels::cpu {
@@ -102,6 +103,18 @@ void NormaliseKeys(const DistillArgs& args, ThreadPool& pool, DistillScratch& sc
   });
 }
 
+// Rounds the keys as inference would store them.
+void RoundKeys(const DistillArgs& args, ThreadPool& pool, DistillScratch& scratch) {
+  pool.ParallelFor(args.rows, 64, [&](int64_t begin, int64_t end, int) {
+    std::vector<Fp16> stored(SelectorKeyBytes(args.key_rounding, args.dim) / sizeof(Fp16));
+    for (int64_t row = begin; row < end; ++row) {
+      float* const key = scratch.k.data() + row * args.dim;
+      EncodeSelectorKey(args.key_rounding, key, args.dim, stored.data());
+      DecodeSelectorKey(args.key_rounding, stored.data(), args.dim, key);
+    }
+  });
+}
+
 // scores = sum_h w_h relu(dots_h) / sqrt(dim), over each query's visible keys.
 void MixHeads(const DistillArgs& args, ThreadPool& pool, DistillScratch& scratch) {
   const float scale = 1.0f / std::sqrt(static_cast<float>(args.dim));
@@ -195,6 +208,7 @@ void ComputeStudent(const DistillArgs& args, ThreadPool& pool, DistillScratch& s
   RotateRows(args.rope, query_positions.data(), args.num_queries, args.heads, args.dim, 1,
              scratch.q.data());
   RotateRows(args.rope, args.positions, args.rows, 1, args.dim, 1, scratch.k.data());
+  if (args.key_rounding != SelectorKeyFormat::kNone) RoundKeys(args, pool, scratch);
   for (int64_t h = 0; h < args.heads; ++h) {
     Gemm(false, true, args.num_queries, args.rows, args.dim, 1, scratch.q.data() + h * args.dim,
          q_width, scratch.k.data(), args.dim, 0,

@@ -40,6 +40,26 @@ __device__ void RotateVector(const Rope& rope, int position, float direction, fl
   }
 }
 
+// Rounds a key, one warp, as kernels/core/selector_key.h stores it. A group of 32 or 16 dimensions
+// lies in as many neighbouring lanes.
+__device__ void RoundKey(SelectorKeyFormat format, int dim, float* k) {
+  for (int i = threadIdx.x % 32; i < dim; i += 32) {
+    float largest = fabsf(k[i]);
+    for (int offset = SelectorKeyGroup(format) / 2; offset > 0; offset /= 2) {
+      largest = fmaxf(largest, __shfl_xor_sync(kFullMask, largest, offset));
+    }
+    if (format == SelectorKeyFormat::kBf16) {
+      k[i] = ToFloat(ToBf16(k[i]));
+    } else if (format == SelectorKeyFormat::kInt4) {
+      const Fp16 scale = Int4Scale(largest);
+      k[i] = Int4Value(Int4Code(k[i], scale), scale);
+    } else if (format == SelectorKeyFormat::kFp4) {
+      const uint8_t scale = Fp4Scale(largest);
+      k[i] = Fp4Value(Fp4Code(k[i], scale), scale);
+    }
+  }
+}
+
 // The RoPE position of vector `vector` of q or d_q: [S * R, heads].
 __device__ int QueryPosition(const DistillArgs& args, int vector) {
   const int query = vector / args.heads;
@@ -61,6 +81,8 @@ __global__ void NormRopeKernel(DistillArgs args, DistillScratch s) {
     for (int i = lane; i < args.dim; i += 32) k[i] = raw[i] * rms * args.weights.k_norm[i];
     __syncwarp();
     RotateVector(args.rope, args.positions[warp], 1.0f, k);
+    __syncwarp();
+    if (args.key_rounding != SelectorKeyFormat::kNone) RoundKey(args.key_rounding, args.dim, k);
     return;
   }
   const int vector = warp - keys;

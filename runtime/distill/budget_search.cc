@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <array>
 #include <cmath>
+#include <set>
 
 #include "kernels/core/status.h"
 #include "runtime/model/policy.h"
@@ -11,11 +12,17 @@ namespace spotd::distill {
 namespace {
 
 constexpr size_t kLevels = 17;
-// Level steps that a layer is moved by, in the first round and in later ones. Seven moves of thirty
-// layers fit one decode batch.
-constexpr std::array<int, 7> kLeaps = {-7, -4, -2, 2, 4, 7, 16};
-constexpr std::array<int, 7> kSteps = {-4, -2, -1, 1, 2, 3, 5};
+// Level steps that a layer is moved by, in the first round and in later ones. The last level, which
+// reads everything, is tried besides: one layer may find what no other does, and only when it reads
+// all. Seven moves of thirty layers fit one decode batch.
+constexpr std::array<int, 6> kLeaps = {-7, -4, -2, 2, 4, 7};
+constexpr std::array<int, 6> kSteps = {-4, -2, -1, 1, 2, 4};
 constexpr int kBisections = 60;
+constexpr double kTolerance = 0.005;  // how much more than asked for may be read, relatively
+constexpr int32_t kAttempts = 3;
+constexpr float kFloorShare = 0.45f;   // what a layer reads beyond its floor, in FloorFamily
+constexpr float kBesideDense = 0.45f;  // of a layer that is not dense, in DenseFamily
+constexpr int32_t kFloorOfAll = 1 << 26;
 
 kernels::BudgetRule ReservedFloorRule() {
   model::Policy policy;
@@ -32,10 +39,10 @@ float ShareAt(size_t level, double least, double step) {
   return static_cast<float>(1 / (1 + std::exp(-(least + step * static_cast<double>(level)))));
 }
 
-// The move of least kl + price * density.
+// The move of least loss + price * density.
 const Move& BestMove(const std::vector<Move>& moves, double price) {
   return *std::min_element(moves.begin(), moves.end(), [price](const Move& a, const Move& b) {
-    return a.kl + price * a.density < b.kl + price * b.density;
+    return a.loss + price * a.density < b.loss + price * b.density;
   });
 }
 
@@ -63,23 +70,36 @@ absl::StatusOr<size_t> UniformStart(TailMeter& meter, const RuleFamily& family, 
   return best;
 }
 
-// Every single-layer move from `levels` by one of `steps`, staying put included; `figures` receives
-// those of `levels` themselves.
-absl::StatusOr<std::vector<std::vector<Move>>> MeasureMoves(TailMeter& meter,
-                                                            const RuleFamily& family,
-                                                            const Levels& levels,
-                                                            std::span<const int> steps,
-                                                            TailFigures* figures) {
+// Where one layer may go from `level` by one of `steps`, staying put first.
+std::vector<Move> MovesFrom(size_t level, std::span<const int> steps, size_t levels) {
+  const auto last = static_cast<int64_t>(levels) - 1;
+  std::set<size_t> targets = {levels - 1};
+  for (const int step : steps) {
+    targets.insert(
+        static_cast<size_t>(std::clamp(static_cast<int64_t>(level) + step, int64_t{0}, last)));
+  }
+  targets.erase(level);
+  std::vector<Move> moves = {{level, 0, 0}};
+  for (const size_t target : targets) moves.push_back({target, 0, 0});
+  return moves;
+}
+
+double LossOf(const TailFigures& figures, const SearchOptions& options) {
+  return figures.kl + options.answer_weight * figures.answer_kl;
+}
+
+// Every single-layer move from `levels` by one of `steps`; `figures` receives those of `levels`
+// themselves.
+absl::StatusOr<std::vector<std::vector<Move>>> MeasureMoves(
+    TailMeter& meter, const RuleFamily& family, const Levels& levels, std::span<const int> steps,
+    const SearchOptions& options, TailFigures* figures) {
   std::vector<Variant> variants = {VariantOf(family, levels)};
   std::vector<std::vector<Move>> moves(levels.size());
   for (size_t layer = 0; layer < levels.size(); ++layer) {
-    moves[layer].push_back({levels[layer], 0, 0});
-    for (const int step : steps) {
-      const auto level = static_cast<int64_t>(levels[layer]) + step;
-      if (level < 0 || level >= static_cast<int64_t>(family.levels.size())) continue;
+    moves[layer] = MovesFrom(levels[layer], steps, family.levels.size());
+    for (size_t i = 1; i < moves[layer].size(); ++i) {
       Levels moved = levels;
-      moved[layer] = static_cast<size_t>(level);
-      moves[layer].push_back({moved[layer], 0, 0});
+      moved[layer] = moves[layer][i].level;
       variants.push_back(VariantOf(family, moved));
     }
   }
@@ -88,7 +108,7 @@ absl::StatusOr<std::vector<std::vector<Move>>> MeasureMoves(TailMeter& meter,
   size_t next = 1;
   for (std::vector<Move>& layer : moves) {
     for (size_t i = 1; i < layer.size(); ++i, ++next) {
-      layer[i].kl = measured[next].kl - figures->kl;
+      layer[i].loss = LossOf(measured[next], options) - LossOf(*figures, options);
       layer[i].density = measured[next].density - figures->density;
     }
   }
@@ -126,6 +146,25 @@ RuleFamily FractionFamily() {
   return family;
 }
 
+RuleFamily FloorFamily() {
+  RuleFamily family{"floor", {}};
+  for (size_t level = 0; level < kLevels; ++level) {
+    family.levels.push_back(ReservedFloorRule());
+    family.levels.back().p_residual = kFloorShare;
+    family.levels.back().k_min_tokens =
+        level + 1 == kLevels
+            ? kFloorOfAll
+            : static_cast<int32_t>(384 * std::pow(1.22, static_cast<double>(level)));
+  }
+  return family;
+}
+
+RuleFamily DenseFamily() {
+  RuleFamily family{"dense", {ReservedFloorRule(), ReservedFloorRule()}};
+  family.levels.front().p_residual = kBesideDense;
+  return family;
+}
+
 Variant VariantOf(const RuleFamily& family, const Levels& levels) {
   Variant variant;
   for (const size_t level : levels) variant.rules.push_back(family.levels[level]);
@@ -155,21 +194,31 @@ absl::StatusOr<SearchResult> SearchBudget(TailMeter& meter, const RuleFamily& fa
   const auto log = [&](const std::string& what, const TailFigures& figures) {
     if (!options.log) return;
     options.log(Concat(family.name, " for density ", options.density, ", ", what, ": density ",
-                       figures.density, " KL ", figures.kl));
+                       figures.density, " KL ", figures.kl, " of answers ", figures.answer_kl));
   };
   log("the same everywhere", result.uniform);
   result.levels = Levels(static_cast<size_t>(layers), start);
+  std::vector<std::vector<Move>> moves;
+  double room = 0;  // density to spend on the last round's moves
   for (int32_t round = 0; round < options.rounds; ++round) {
     TailFigures current;
-    SPOTD_ASSIGN_OR_RETURN(const auto moves, MeasureMoves(meter, family, result.levels,
-                                                          round == 0 ? kLeaps : kSteps, &current));
+    SPOTD_ASSIGN_OR_RETURN(moves, MeasureMoves(meter, family, result.levels,
+                                               round == 0 ? kLeaps : kSteps, options, &current));
     log(Concat("before round ", round + 1), current);
-    result.levels = BuyLevels(moves, options.density - current.density);
+    room = options.density - current.density;
+    result.levels = BuyLevels(moves, room);
   }
-  const Variant found = VariantOf(family, result.levels);
-  SPOTD_ASSIGN_OR_RETURN(const std::vector<TailFigures> figures, meter.Measure({&found, 1}));
-  result.figures = figures.front();
-  log("found", result.figures);
+  // Moves together may cost more than one by one: then less is bought.
+  for (int32_t attempt = 0;; ++attempt) {
+    const Variant found = VariantOf(family, result.levels);
+    SPOTD_ASSIGN_OR_RETURN(const std::vector<TailFigures> figures, meter.Measure({&found, 1}));
+    result.figures = figures.front();
+    log("found", result.figures);
+    const double over = result.figures.density - options.density;
+    if (over <= kTolerance * options.density || moves.empty() || attempt == kAttempts) break;
+    room -= over;
+    result.levels = BuyLevels(moves, room);
+  }
   return result;
 }
 

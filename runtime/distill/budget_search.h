@@ -1,5 +1,6 @@
 // How much each layer should read: a search over per-layer budgets for the one that strays least
-// from dense decoding at a given mean density.
+// from dense decoding at a given mean density: on plain text and, if there are any, on the answers
+// to questions about something far back, which plain text hardly ever asks for.
 //
 // From a budget that is the same everywhere, every layer is moved to every other level while the
 // rest stay, and the change in KL and in density is measured on real text. A price of density then
@@ -30,6 +31,9 @@ struct RuleFamily {
 RuleFamily ResidualFamily();
 RuleFamily TotalFamily();
 RuleFamily FractionFamily();
+// A low p_residual everywhere and a floor of tokens that rises; a low p_residual, or everything.
+RuleFamily FloorFamily();
+RuleFamily DenseFamily();
 
 // The level of each layer.
 using Levels = std::vector<size_t>;
@@ -39,17 +43,18 @@ Variant VariantOf(const RuleFamily& family, const Levels& levels);
 // What moving one layer to one level does.
 struct Move {
   size_t level = 0;
-  double kl = 0;       // change against the current levels
+  double loss = 0;     // change of what is minimised, against the current levels
   double density = 0;  // likewise, of the mean over layers
 };
 
-// The level of each layer, among moves[layer], that minimises the sum of kl with the sum of density
-// at most `density`. Levels that cost more and help less are passed over.
+// The level of each layer, among moves[layer], that minimises the sum of loss with the sum of
+// density at most `density`. Levels that cost more and help less are passed over.
 Levels BuyLevels(const std::vector<std::vector<Move>>& moves, double density);
 
 struct SearchOptions {
   double density = 0.15;
   int32_t rounds = 2;
+  double answer_weight = 0;  // what is minimised is kl + answer_weight * answer_kl
   std::function<void(const std::string&)> log;  // a line of progress; may be empty
 };
 

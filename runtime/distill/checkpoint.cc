@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <charconv>
 #include <cmath>
+#include <deque>
 #include <map>
 #include <vector>
 
@@ -10,6 +11,8 @@
 #include "kernels/core/status.h"
 #include "runtime/formats/safetensors_file.h"
 #include "runtime/formats/safetensors_writer.h"
+#include "runtime/model/selector_int8.h"
+#include "runtime/model/tensor_convert.h"
 
 namespace spotd::distill {
 namespace {
@@ -37,6 +40,8 @@ Metadata Identity(const TrainerOptions& o, const model::ModelConfig& model) {
           {"teacher_power", Concat(o.teacher_power)},
           {"sparse_stage", Concat(o.sparse_stage)},
           {"sparse_fraction", Concat(o.sparse_fraction)},
+          {"rounding_stage", Concat(o.rounding_stage)},
+          {"rounded_keys", Concat(static_cast<int>(o.rounded_keys))},
           {"sink_tokens", Concat(o.sink_tokens)},
           {"recency_tokens", Concat(o.recency_tokens)},
           {"skip_probability", Concat(o.skip.probability)},
@@ -141,13 +146,33 @@ absl::Status WriteSelector(const std::string& path, const TrainerOptions& option
 }
 
 absl::Status RewriteSelector(const std::string& from, const std::string& to,
-                             const std::map<std::string, std::string>& entries) {
+                             const std::map<std::string, std::string>& entries,
+                             SelectorStorage storage) {
   SPOTD_ASSIGN_OR_RETURN(const formats::SafetensorsFile file, formats::SafetensorsFile::Open(from));
   std::vector<SafetensorsOutput> outputs;
+  std::deque<model::Int8Matrix> packed;  // does not move what it holds
+  bool int8 = false;
   for (const auto& [name, tensor] : file.tensors()) {
-    outputs.push_back({name, tensor.type_name, tensor.shape, tensor.data, tensor.bytes});
+    int8 |= tensor.type_name == model::kInt8TypeName;
+    if (storage != SelectorStorage::kInt8 || tensor.shape.size() != 2 || !tensor.type) {
+      outputs.push_back({name, tensor.type_name, tensor.shape, tensor.data, tensor.bytes});
+      continue;
+    }
+    const std::vector<float> values =
+        model::ToFloats({*tensor.type, tensor.shape, tensor.data, tensor.bytes});
+    const model::Int8Matrix& matrix =
+        packed.emplace_back(model::QuantizeInt8(values, tensor.shape[0]));
+    outputs.push_back(
+        {name, model::kInt8TypeName, tensor.shape, matrix.codes.data(), matrix.codes.size()});
+    outputs.push_back({model::Int8ScaleName(name),
+                       "F32",
+                       {tensor.shape[0]},
+                       matrix.scales.data(),
+                       matrix.scales.size() * sizeof(float)});
+    int8 = true;
   }
   Metadata metadata = file.metadata();
+  if (int8) metadata.insert_or_assign("format_version", std::string("2"));
   for (const auto& [key, value] : entries) metadata[key] = value;
   return formats::WriteSafetensors(to, outputs, metadata);
 }

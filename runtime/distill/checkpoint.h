@@ -27,9 +27,17 @@ absl::Status WriteSelector(const std::string& path, const TrainerOptions& option
                            const model::ModelConfig& model, int64_t next_step,
                            const Parameters& parameters);
 
+// How a selector file keeps its matrices.
+enum class SelectorStorage : uint8_t {
+  kBf16,
+  kInt8,  // half the bytes (runtime/model/selector_int8.h)
+};
+
 // Writes the selector file `from` to `to` (which may be the same) with `entries` in its metadata,
-// replacing entries of the same names. A failed write leaves an existing file as it was.
+// replacing entries of the same names, and its matrices kept as `storage` says; 8 bits are not
+// turned back into more. A failed write leaves an existing file as it was.
 absl::Status RewriteSelector(const std::string& from, const std::string& to,
-                             const std::map<std::string, std::string>& entries);
+                             const std::map<std::string, std::string>& entries,
+                             SelectorStorage storage = SelectorStorage::kBf16);
 
 }  // namespace spotd::distill

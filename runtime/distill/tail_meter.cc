@@ -44,12 +44,11 @@ struct Reference {
 }  // namespace
 
 TailMeter::TailMeter(model::Transformer* transformer, kvstore::KvStore* store,
-                     std::vector<std::span<const int32_t>> documents, const TailOptions& options,
-                     int threads)
+                     std::vector<TailDocument> documents, int32_t tail, int threads)
     : transformer_(transformer),
       store_(store),
       documents_(std::move(documents)),
-      options_(options),
+      tail_(static_cast<size_t>(tail)),
       pool_(threads) {
   logits_.resize(static_cast<size_t>(transformer->limits().max_batch) *
                  static_cast<size_t>(transformer->config().vocab));
@@ -71,28 +70,29 @@ absl::Status TailMeter::Prefill(std::span<const int32_t> tokens, kvstore::BlockT
 
 absl::StatusOr<std::vector<TailFigures>> TailMeter::Measure(std::span<const Variant> variants) {
   std::vector<TailFigures> figures(variants.size());
-  const auto prefix_tokens = static_cast<size_t>(options_.context - options_.tail);
   const auto at_once = static_cast<size_t>(transformer_->limits().max_batch - 1);
-  for (const std::span<const int32_t> document : documents_) {
+  double plain = 0;
+  double answers = 0;
+  for (const TailDocument& document : documents_) {
+    (document.answer_tokens > 0 ? answers : plain) +=
+        document.answer_tokens > 0 ? document.answer_tokens + 1 : static_cast<double>(tail_);
     kvstore::BlockTable prefix = store_->NewTable();
-    SPOTD_RETURN_IF_ERROR(Prefill(document.first(prefix_tokens), &prefix));
-    const auto tail = document.subspan(prefix_tokens, static_cast<size_t>(options_.tail));
+    SPOTD_RETURN_IF_ERROR(Prefill(document.tokens.first(document.tokens.size() - tail_), &prefix));
     for (size_t first = 0; first < variants.size(); first += at_once) {
       const size_t count = std::min(at_once, variants.size() - first);
-      SPOTD_RETURN_IF_ERROR(MeasureTail(prefix, tail, variants.subspan(first, count),
+      SPOTD_RETURN_IF_ERROR(MeasureTail(prefix, document, variants.subspan(first, count),
                                         std::span(figures).subspan(first, count)));
     }
   }
-  const double tokens = static_cast<double>(documents_.size()) * options_.tail;
   for (TailFigures& figure : figures) {
-    figure.kl /= tokens;
-    figure.density /= tokens;
+    figure.kl /= std::max(plain, 1.0);
+    figure.density /= std::max(plain, 1.0);
+    figure.answer_kl /= std::max(answers, 1.0);
   }
   return figures;
 }
 
-absl::Status TailMeter::MeasureTail(const kvstore::BlockTable& prefix,
-                                    std::span<const int32_t> tail,
+absl::Status TailMeter::MeasureTail(const kvstore::BlockTable& prefix, const TailDocument& document,
                                     std::span<const Variant> variants,
                                     std::span<TailFigures> sums) {
   const auto vocab = static_cast<size_t>(transformer_->config().vocab);
@@ -110,19 +110,24 @@ absl::Status TailMeter::MeasureTail(const kvstore::BlockTable& prefix,
     rows[i].layer_rules = variants[i - 1].rules;
   }
   const std::span<float> logits = std::span(logits_).first(rows.size() * vocab);
-  for (const int32_t token : tail) {
+  const auto answer = static_cast<size_t>(document.answer_tokens);
+  for (size_t step = 0; step < tail_; ++step) {
     for (size_t i = 0; i < rows.size(); ++i) {
-      rows[i].token = token;
+      rows[i].token = document.tokens[document.tokens.size() - tail_ + step];
       SPOTD_RETURN_IF_ERROR(store_->Reserve(&tables[i], 1));
     }
     SPOTD_RETURN_IF_ERROR(transformer_->Decode(rows, results, logits));
     for (kvstore::BlockTable& table : tables) store_->Commit(&table, 1);
+    // The question is decoded like the answer, but what it predicts is of no interest.
+    if (answer > 0 && step + 1 + answer < tail_) continue;
     const Reference dense(logits.first(vocab));
     pool_.ParallelFor(
         static_cast<int64_t>(variants.size()), 1, [&](int64_t begin, int64_t end, int) {
           for (auto i = static_cast<size_t>(begin); i < static_cast<size_t>(end); ++i) {
             const model::RowSparsity& read = results[i + 1].sparsity;
-            sums[i].kl += dense.KlTo(logits.subspan((i + 1) * vocab, vocab));
+            const double kl = dense.KlTo(logits.subspan((i + 1) * vocab, vocab));
+            (answer > 0 ? sums[i].answer_kl : sums[i].kl) += kl;
+            if (answer > 0) continue;
             sums[i].density += static_cast<double>(read.blocks_attended) /
                                static_cast<double>(read.blocks_visible);
           }

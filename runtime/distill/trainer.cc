@@ -34,6 +34,11 @@ absl::Status CheckOptions(const TrainerOptions& options, const model::Limits& li
   }
   if (options.queries < 1)
     return InvalidArgument("--queries must be at least 1, got ", options.queries);
+  const int group = kernels::SelectorKeyGroup(options.rounded_keys);
+  if (options.rounding_stage > 0 && options.selector.dim % group != 0) {
+    return InvalidArgument("--round_keys needs a --dim that is a multiple of ", group, ", got ",
+                           options.selector.dim);
+  }
   if (options.sequences_per_step < 1) {
     return InvalidArgument("--sequences must be at least 1, got ", options.sequences_per_step);
   }
@@ -47,6 +52,12 @@ struct Batch {
   std::vector<std::span<const int32_t>> tokens;
   std::vector<std::vector<int32_t>> positions;
   int64_t first_index = 0;  // of the first sequence, for its random numbers
+};
+
+// What a step differs in from the others.
+struct Stage {
+  bool sparse = false;   // the loss is over the chosen blocks
+  bool rounded = false;  // keys are rounded as they will be stored
 };
 
 // Hands each layer of a running prefill to the kernels.
@@ -89,10 +100,10 @@ struct Trainer::Impl {
   int64_t steps;
   int64_t next_step = 0;
 
-  kernels::DistillArgs SharedArgs(int32_t num_queries, bool sparse_stage) const;
+  kernels::DistillArgs SharedArgs(int32_t num_queries, Stage stage) const;
   // Runs the sequences, in as few passes as they fit in, and accumulates their gradients.
-  absl::Status Accumulate(const Batch& batch, bool sparse_stage);
-  absl::Status AccumulatePass(const Batch& batch, size_t first, size_t count, bool sparse_stage);
+  absl::Status Accumulate(const Batch& batch, Stage stage);
+  absl::Status AccumulatePass(const Batch& batch, size_t first, size_t count, Stage stage);
   absl::Status Update(double learning_rate, double* gradient_norm);
   StepReport Report(const kernels::DistillStats& stats) const;
   // How many sequences the transformer takes in one pass.
@@ -100,12 +111,15 @@ struct Trainer::Impl {
     const model::Limits& limits = transformer->limits();
     return std::min(limits.max_batch, limits.max_prefill_chunk / options.length);
   }
-  bool InSparseStage(int64_t step) const {
-    return static_cast<double>(step) >= (1.0 - options.sparse_stage) * static_cast<double>(steps);
+  Stage StageAt(int64_t step) const {
+    const auto in_last = [&](double share) {
+      return static_cast<double>(step) >= (1.0 - share) * static_cast<double>(steps);
+    };
+    return {in_last(options.sparse_stage), in_last(options.rounding_stage)};
   }
 };
 
-kernels::DistillArgs Trainer::Impl::SharedArgs(int32_t num_queries, bool sparse_stage) const {
+kernels::DistillArgs Trainer::Impl::SharedArgs(int32_t num_queries, Stage stage) const {
   const model::ModelConfig& config = transformer->config();
   kernels::DistillArgs args{};
   args.hidden = config.hidden;
@@ -118,27 +132,28 @@ kernels::DistillArgs Trainer::Impl::SharedArgs(int32_t num_queries, bool sparse_
   args.heads = options.selector.heads;
   args.dim = options.selector.dim;
   args.norm_eps = config.norm_eps;
+  if (stage.rounded) args.key_rounding = options.rounded_keys;
   args.sink_tokens = options.sink_tokens;
   args.recency_tokens = options.recency_tokens;
   args.full_weight = options.full_weight;
   args.residual_weight = options.residual_weight;
-  args.sparse_fraction = sparse_stage ? options.sparse_fraction : 0.0f;
+  args.sparse_fraction = stage.sparse ? options.sparse_fraction : 0.0f;
   args.recall_fraction = kRecallFraction;
   args.gradient_scale = 1.0f / static_cast<float>(options.queries * options.sequences_per_step);
   return args;
 }
 
-absl::Status Trainer::Impl::Accumulate(const Batch& batch, bool sparse_stage) {
+absl::Status Trainer::Impl::Accumulate(const Batch& batch, Stage stage) {
   const auto at_once = static_cast<size_t>(SequencesOfPass());
   for (size_t first = 0; first < batch.tokens.size(); first += at_once) {
     const size_t count = std::min(at_once, batch.tokens.size() - first);
-    SPOTD_RETURN_IF_ERROR(AccumulatePass(batch, first, count, sparse_stage));
+    SPOTD_RETURN_IF_ERROR(AccumulatePass(batch, first, count, stage));
   }
   return absl::OkStatus();
 }
 
 absl::Status Trainer::Impl::AccumulatePass(const Batch& batch, size_t first, size_t count,
-                                           bool sparse_stage) {
+                                           Stage stage) {
   // Rows that see nothing but reserved tokens teach nothing about the residual.
   const int32_t reserved = options.sink_tokens + options.recency_tokens;
   const int32_t first_row = std::min(reserved, options.length / 2);
@@ -154,7 +169,7 @@ absl::Status Trainer::Impl::AccumulatePass(const Batch& batch, size_t first, siz
   }
   backend->Upload(queries.data(), rows.data(), rows.size() * sizeof(int32_t));
   LayerTrainer trainer(kernels.get(), &parameters,
-                       SharedArgs(static_cast<int32_t>(rows.size() / count), sparse_stage));
+                       SharedArgs(static_cast<int32_t>(rows.size() / count), stage));
   std::vector<model::PrefillChunk> chunks(count);
   for (size_t i = 0; i < count; ++i) {
     chunks[i].tokens = batch.tokens[first + i];
@@ -253,7 +268,7 @@ absl::StatusOr<StepReport> Trainer::Step() {
     batch.tokens.push_back(t.corpus->TrainingSequence(batch.first_index + i));
     batch.positions.push_back(skip.Positions(t.options.length, batch.first_index + i));
   }
-  SPOTD_RETURN_IF_ERROR(t.Accumulate(batch, t.InSparseStage(t.next_step)));
+  SPOTD_RETURN_IF_ERROR(t.Accumulate(batch, t.StageAt(t.next_step)));
   SPOTD_ASSIGN_OR_RETURN(const kernels::DistillStats stats, t.kernels->TakeStats());
   if (!std::isfinite(stats.loss)) {
     return Internal("step ", t.next_step, ": the loss is not a number; weights are unchanged");
@@ -277,7 +292,7 @@ absl::StatusOr<StepReport> Trainer::Evaluate(int64_t sequences) {
     batch.tokens.push_back(t.corpus->HeldOutSequence(i));
     batch.positions.push_back(PositionSkip{0.0, 0, 0}.Positions(t.options.length, i));
   }
-  SPOTD_RETURN_IF_ERROR(t.Accumulate(batch, false));
+  SPOTD_RETURN_IF_ERROR(t.Accumulate(batch, {}));
   SPOTD_ASSIGN_OR_RETURN(const kernels::DistillStats stats, t.kernels->TakeStats());
   return t.Report(stats);
 }

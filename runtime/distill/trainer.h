@@ -35,6 +35,8 @@ struct TrainerOptions {
   float teacher_power = 1.0f;  // see kernels/distill.h
   double sparse_stage = 0.0;   // share of the steps, at the end, that train on the sparse loss
   float sparse_fraction = 0.10f;
+  double rounding_stage = 0.0;  // share of the last steps that see the keys as they are stored
+  kernels::SelectorKeyFormat rounded_keys = kernels::SelectorKeyFormat::kInt4;
   int32_t sink_tokens = 128;
   int32_t recency_tokens = 256;
   PositionSkip skip;

@@ -10,6 +10,7 @@
 
 #include "kernels/core/status.h"
 #include "runtime/formats/safetensors_file.h"
+#include "runtime/model/selector_int8.h"
 #include "runtime/model/tensor_convert.h"
 
 namespace spotd::model {
@@ -99,9 +100,9 @@ absl::StatusOr<SelectorConfig> ReadConfig(const formats::SafetensorsFile& file) 
   config.training_tokens = reader.Number<int64_t>("training_tokens", 0, int64_t{1} << 60);
   config.training_length = reader.Number<int32_t>("training_length", 0, 1 << 30);
   SPOTD_RETURN_IF_ERROR(reader.status());
-  if (version != "1") {
+  if (version != "1" && version != "2") {
     return Unimplemented(file.path(), ": selector format_version is \"", version.substr(0, 20),
-                         "\"; this build reads version 1");
+                         "\"; this build reads versions 1 and 2");
   }
   if (config.dim % 32 != 0) {
     return DataLoss(file.path(), ": selector dim is ", config.dim, ", not a multiple of 32");
@@ -158,6 +159,15 @@ class FileSelector : public SelectorSource {
   FileSelector(formats::SafetensorsFile file, SelectorConfig config)
       : file_(std::move(file)), config_(config) {}
 
+  // Reads the matrices that are kept in 8 bits.
+  absl::Status Unpack() {
+    for (const auto& [name, tensor] : file_.tensors()) {
+      if (tensor.type_name != kInt8TypeName) continue;
+      SPOTD_ASSIGN_OR_RETURN(unpacked_[name], ReadInt8(file_, name));
+    }
+    return absl::OkStatus();
+  }
+
   const SelectorConfig& config() const override { return config_; }
 
   absl::StatusOr<TensorView> Tensor(int32_t layer, const std::string& part) const override {
@@ -166,6 +176,10 @@ class FileSelector : public SelectorSource {
     if (it == file_.tensors().end())
       return NotFound(file_.path(), ": tensor ", name, " is missing");
     const formats::SafetensorsTensor& tensor = it->second;
+    if (const auto matrix = unpacked_.find(name); matrix != unpacked_.end()) {
+      return TensorView{DType::kBf16, tensor.shape, matrix->second.data(),
+                        matrix->second.size() * sizeof(Bf16)};
+    }
     if (!tensor.type) {
       return Unimplemented(file_.path(), ": tensor ", name, " is of type ", tensor.type_name,
                            ", which is not supported");
@@ -176,6 +190,7 @@ class FileSelector : public SelectorSource {
  private:
   formats::SafetensorsFile file_;
   SelectorConfig config_;
+  std::map<std::string, std::vector<Bf16>> unpacked_;  // of type I8 in the file
 };
 
 absl::Status CheckTensors(const FileSelector& selector, const std::string& path,
@@ -241,6 +256,7 @@ absl::StatusOr<std::unique_ptr<SelectorSource>> ReadSelector(formats::MappedFile
   SPOTD_RETURN_IF_ERROR(CheckBelongs(file, model));
   SPOTD_RETURN_IF_ERROR(ReadCalibration(file, model.layers, &config));
   auto selector = std::make_unique<FileSelector>(std::move(file), config);
+  SPOTD_RETURN_IF_ERROR(selector->Unpack());
   SPOTD_RETURN_IF_ERROR(CheckTensors(*selector, path, model));
   return selector;
 }

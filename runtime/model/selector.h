@@ -6,6 +6,8 @@
 //   block_size, training_tokens, training_length; optional calibration (score scale: one number, or
 //   one a layer separated by commas) and, with a number for each layer, budget_p_residual,
 //   budget_p_total, budget_k_min_tokens
+//
+// In format_version 2 matrices may be kept in 8 bits: see selector_int8.h.
 #pragma once
 
 #include <cstdint>

@@ -54,7 +54,8 @@ std::vector<Bf16> KeyBlocks() {
   return kv;
 }
 
-Result Train(Device& device, float sparse_fraction, int repeats, bool learn = true) {
+Result Train(Device& device, float sparse_fraction, int repeats, bool learn = true,
+             SelectorKeyFormat key_rounding = SelectorKeyFormat::kNone) {
   auto kernels = CreateDistillKernels(&*device, 2);
   EXPECT_TRUE(kernels.ok()) << kernels.status();
   Buffer x = device.PutActs(RandomActs(size_t{kSequences * kRows} * kHidden, 1));
@@ -96,6 +97,7 @@ Result Train(Device& device, float sparse_fraction, int repeats, bool learn = tr
   args.heads = kHeads;
   args.dim = kDim;
   args.norm_eps = 1e-5f;
+  args.key_rounding = key_rounding;
   args.sink_tokens = 32;
   args.recency_tokens = 64;
   args.full_weight = 1.0f;
@@ -149,6 +151,16 @@ TEST(DistillGpuTest, LossAndGradientsAreTheHosts) {
     EXPECT_LT(RelativeError(gpu.gradients, host.gradients), 2e-2);
     EXPECT_NEAR(gpu.squares, host.squares, 2e-2 * host.squares);
     EXPECT_LT(LargestError(gpu.weights, host.weights), 2.1e-2);  // a step's sign may flip near zero
+  }
+}
+
+TEST(DistillGpuTest, RoundedKeysAreTheHosts) {
+  for (const auto format : {SelectorKeyFormat::kInt4, SelectorKeyFormat::kFp4}) {
+    const Result host = Train(Reference(), 0.0f, 1, true, format);
+    const Result gpu = Train(Gpu(), 0.0f, 1, true, format);
+    // A key near the middle between two codes may fall to either side.
+    EXPECT_NEAR(gpu.stats.loss, host.stats.loss, 1e-2 * std::abs(host.stats.loss));
+    EXPECT_LT(RelativeError(gpu.gradients, host.gradients), 5e-2);
   }
 }
 

@@ -18,7 +18,7 @@ namespace {
 constexpr int32_t kHidden = 12;
 constexpr int32_t kRows = 40;
 constexpr int32_t kHeads = 2;
-constexpr int32_t kDim = 8;
+constexpr int32_t kDim = 32;
 constexpr int32_t kQHeads = 4;
 constexpr int32_t kKvHeads = 2;
 constexpr int32_t kHeadDim = 8;
@@ -42,7 +42,7 @@ struct Problem {
   std::vector<int32_t> block_table = {2, 0, 1};
   std::vector<int32_t> queries = {5, 20, 33, 39};
   std::vector<int32_t> positions = std::vector<int32_t>(kRows);
-  std::vector<float> inv_freq = {1.0f, 0.5f, 0.1f, 0.01f};
+  std::vector<float> inv_freq = std::vector<float>(kDim / 2);
   std::vector<float> weights =
       Normal(kHeads * kDim * kHidden + kDim * kHidden + kHeads * kHidden + kDim, 4, 0.4f);
   std::vector<float> gradients = std::vector<float>(weights.size(), 0.0f);
@@ -50,6 +50,8 @@ struct Problem {
 
   Problem() {
     std::iota(positions.begin(), positions.end(), 0);
+    for (size_t i = 0; i < inv_freq.size(); ++i)
+      inv_freq[i] = std::pow(0.7f, static_cast<float>(i));
     for (int32_t i = 25; i < kRows; ++i) positions[i] += 100;
     FillBlocks();
     args.rows = kRows;
@@ -176,7 +178,13 @@ std::vector<double> SelectorKey(const Problem& p, int32_t row) {
   for (int32_t i = 0; i < kDim; ++i)
     k[i] *= p.args.weights.k_norm[i] / std::sqrt(squares / kDim + kEps);
   Rotate(p, p.positions[row], k.data());
-  return k;
+  const SelectorKeyFormat format = p.args.key_rounding;
+  if (format == SelectorKeyFormat::kNone) return k;
+  std::vector<float> rounded(k.begin(), k.end());
+  std::vector<Fp16> stored(SelectorKeyBytes(format, kDim) / sizeof(Fp16));
+  EncodeSelectorKey(format, rounded.data(), kDim, stored.data());
+  DecodeSelectorKey(format, stored.data(), kDim, rounded.data());
+  return {rounded.begin(), rounded.end()};
 }
 
 double Kl(const std::vector<double>& t, const std::vector<double>& s, int32_t begin, int32_t end) {
@@ -244,6 +252,42 @@ TEST(DistillTest, EveryGradientMatchesFiniteDifferences) {
     // A ReLU that changes side within the step bends the difference, not the gradient: hence the
     // absolute part.
     EXPECT_NEAR(p.gradients[i], slope, 2e-3 + 2e-3 * std::abs(slope)) << "parameter " << i;
+  }
+}
+
+TEST(DistillTest, RoundedKeysAreSeenByTheLossAndPassTheirGradientThrough) {
+  Problem exact;
+  const auto kernels = cpu::CreateCpuDistillKernels(2);
+  RunOnce(*kernels, exact.args);
+  for (const auto format :
+       {SelectorKeyFormat::kBf16, SelectorKeyFormat::kInt4, SelectorKeyFormat::kFp4}) {
+    Problem p;
+    p.args.key_rounding = format;
+    const DistillStats stats = RunOnce(*kernels, p.args);
+    EXPECT_NEAR(stats.loss, Loss(p), 1e-5 * std::abs(stats.loss));
+    // Queries and mixing weights do not move the rounding, so their gradients have no approximation
+    // in them.
+    const size_t keys = kHeads * kDim * kHidden;
+    for (size_t i = 0; i < p.weights.size(); i += 7) {
+      if (i >= keys && i < keys + kDim * kHidden) continue;
+      if (i >= keys + (kDim + kHeads) * kHidden) continue;
+      const float saved = p.weights[i];
+      p.weights[i] = saved + 1e-3f;
+      const double loss_up = Loss(p);
+      p.weights[i] = saved - 1e-3f;
+      const double slope = (loss_up - Loss(p)) / 2e-3;
+      p.weights[i] = saved;
+      EXPECT_NEAR(p.gradients[i], slope, 4e-3 + 4e-3 * std::abs(slope)) << "parameter " << i;
+    }
+    // Those of the keys are near what they are without rounding.
+    double difference = 0;
+    double size = 0;
+    for (size_t i = keys; i < keys + kDim * kHidden; ++i) {
+      difference += std::pow(p.gradients[i] - exact.gradients[i], 2);
+      size += std::pow(exact.gradients[i], 2);
+    }
+    EXPECT_GT(difference, 0);
+    EXPECT_LT(std::sqrt(difference / size), format == SelectorKeyFormat::kBf16 ? 0.02 : 0.5);
   }
 }
 

@@ -15,6 +15,7 @@
 #include "runtime/distill/reliability.h"
 #include "runtime/distill/tail_meter.h"
 #include "tools/common/loaded_model.h"
+#include "tools/spot_distill/question_documents.h"
 
 namespace spotd::distill {
 namespace {
@@ -22,10 +23,17 @@ namespace {
 using Documents = std::vector<std::span<const int32_t>>;
 using Metadata = std::map<std::string, std::string>;
 
+// What budgets are searched with, and what judges them.
+struct Texts {
+  std::vector<TailDocument> search;
+  std::vector<TailDocument> judge;
+};
+
 constexpr int32_t kReliabilityChunk = 8192;
 constexpr size_t kReliabilityDocuments = 4;
 constexpr int32_t kSearchRows = 256;
 constexpr int32_t kSearchChunk = 2048;
+constexpr uint64_t kQuestionSeed = 20;
 
 template <typename T>
 std::string Joined(const std::vector<T>& values) {
@@ -79,7 +87,7 @@ absl::StatusOr<Metadata> FitTemperatures(const CalibrateOptions& options,
   model_options.chunk = context;
   SPOTD_ASSIGN_OR_RETURN(const auto model, tools::LoadedModel::Load(model_options));
   SPOTD_ASSIGN_OR_RETURN(const auto selector,
-                         model::OpenSelector(options.selector, model->transformer().config()));
+                         model::OpenSelector(options.out, model->transformer().config()));
   SPOTD_ASSIGN_OR_RETURN(const auto kernels,
                          kernels::CreateDistillKernels(&model->backend(), options.threads));
   ReliabilityOptions reliability;
@@ -115,14 +123,15 @@ absl::StatusOr<std::vector<RuleFamily>> FamiliesOf(const std::vector<std::string
   for (const std::string& name : names) {
     if (name.empty()) continue;
     bool known = false;
-    for (RuleFamily& family :
-         std::vector<RuleFamily>{ResidualFamily(), TotalFamily(), FractionFamily()}) {
+    for (RuleFamily& family : std::vector<RuleFamily>{
+             ResidualFamily(), TotalFamily(), FractionFamily(), FloorFamily(), DenseFamily()}) {
       if (family.name != name) continue;
       families.push_back(std::move(family));
       known = true;
     }
     if (!known) {
-      return InvalidArgument("--rules: '", name, "' is not p_residual, p_total or fraction");
+      return InvalidArgument("--rules: '", name,
+                             "' is not p_residual, p_total, fraction, floor or dense");
     }
   }
   return families;
@@ -210,21 +219,16 @@ struct BudgetChoice {
 class BudgetCalibration {
  public:
   BudgetCalibration(const CalibrateOptions& options, std::vector<RuleFamily> families,
-                    std::vector<double> densities, tools::LoadedModel* model,
-                    const Documents& documents, int32_t context)
+                    std::vector<double> densities, tools::LoadedModel* model, Texts texts)
       : options_(options),
         families_(std::move(families)),
         densities_(std::move(densities)),
         model_(model),
-        context_(context) {
-    const auto half = static_cast<std::ptrdiff_t>(documents.size() / 2);
-    search_ = Documents(documents.begin(), documents.begin() + half);
-    judge_ = Documents(documents.begin() + half, documents.end());
-  }
+        texts_(std::move(texts)) {}
 
   // Prints what was tried and returns the searched rule at options.density that judged best.
   absl::StatusOr<BudgetChoice> Run() {
-    TailMeter meter = Meter(search_);
+    TailMeter meter = Meter(texts_.search);
     const auto layers = model_->transformer().config().layers;
     std::vector<Judged> judged = UniformRules(static_cast<size_t>(layers));
     const size_t first_searched = judged.size();
@@ -234,6 +238,7 @@ class BudgetCalibration {
         SearchOptions search;
         search.density = density;
         search.rounds = options_.rounds;
+        search.answer_weight = options_.answer_weight;
         search.log = [](const std::string& line) { std::fprintf(stderr, "%s\n", line.c_str()); };
         SPOTD_ASSIGN_OR_RETURN(const SearchResult found,
                                SearchBudget(meter, family, layers, search));
@@ -244,32 +249,33 @@ class BudgetCalibration {
     }
     SPOTD_ASSIGN_OR_RETURN(const std::vector<TailFigures> figures, Judge(judged));
     BudgetChoice best;
-    double best_kl = 1e30;
+    double best_loss = 1e30;
     for (size_t i = first_searched; i < judged.size(); ++i) {
       const bool expressible =
           judged[i].variant.rules.front().kind == kernels::BudgetKind::kDualTopP;
-      if (asked[i] != options_.density || !expressible || figures[i].kl >= best_kl) continue;
-      best_kl = figures[i].kl;
+      const double loss = figures[i].kl + options_.answer_weight * figures[i].answer_kl;
+      if (asked[i] != options_.density || !expressible || loss >= best_loss) continue;
+      best_loss = loss;
       best = {judged[i].variant, figures[i].density};
     }
     return best;
   }
 
  private:
-  TailMeter Meter(const Documents& documents) {
-    return TailMeter(&model_->transformer(), &model_->store(), documents, {context_, options_.tail},
+  TailMeter Meter(const std::vector<TailDocument>& documents) {
+    return TailMeter(&model_->transformer(), &model_->store(), documents, options_.tail,
                      model_->threads());
   }
 
   absl::StatusOr<std::vector<TailFigures>> Judge(const std::vector<Judged>& judged) {
-    TailMeter meter = Meter(judge_);
+    TailMeter meter = Meter(texts_.judge);
     std::vector<Variant> variants;
     for (const Judged& rule : judged) variants.push_back(rule.variant);
     SPOTD_ASSIGN_OR_RETURN(std::vector<TailFigures> figures, meter.Measure(variants));
-    std::printf("\n| rule | density | KL to dense |\n|---|---|---|\n");
+    std::printf("\n| rule | density | KL to dense | KL of answers |\n|---|---|---|---|\n");
     for (size_t i = 0; i < judged.size(); ++i) {
-      std::printf("| %s | %.3f | %.4f |\n", judged[i].name.c_str(), figures[i].density,
-                  figures[i].kl);
+      std::printf("| %s | %.3f | %.4f | %.4f |\n", judged[i].name.c_str(), figures[i].density,
+                  figures[i].kl, figures[i].answer_kl);
     }
     std::fflush(stdout);
     return figures;
@@ -279,14 +285,12 @@ class BudgetCalibration {
   std::vector<RuleFamily> families_;
   std::vector<double> densities_;
   tools::LoadedModel* model_;
-  int32_t context_;
-  Documents search_;
-  Documents judge_;
+  Texts texts_;
 };
 
 absl::StatusOr<Metadata> FitBudget(const CalibrateOptions& options,
                                    std::vector<RuleFamily> families, std::vector<double> densities,
-                                   const Documents& documents, int32_t context) {
+                                   Texts texts, int32_t context) {
   tools::ModelOptions model_options = BaseOptions(options);
   model_options.selector = options.out;
   model_options.max_context = context;
@@ -295,10 +299,36 @@ absl::StatusOr<Metadata> FitBudget(const CalibrateOptions& options,
   model_options.sequences = 2 + kSearchRows * (options.tail + 32) / context;
   SPOTD_ASSIGN_OR_RETURN(const auto model, tools::LoadedModel::Load(model_options));
   BudgetCalibration calibration(options, std::move(families), std::move(densities), model.get(),
-                                documents, context);
+                                std::move(texts));
   SPOTD_ASSIGN_OR_RETURN(const BudgetChoice choice, calibration.Run());
   if (choice.variant.rules.empty()) return Metadata{};
   return BudgetMetadata(choice.variant, choice.density, context);
+}
+
+// One half of the documents and questions each. Spans point into them.
+Texts Halves(const Documents& documents, const std::vector<QuestionDocument>& questions,
+             const CalibrateOptions& options, int32_t context) {
+  Texts texts;
+  const Documents plain = Shortened(documents, context);
+  for (size_t i = 0; i < plain.size(); ++i) {
+    (i < plain.size() / 2 ? texts.search : texts.judge).push_back({plain[i], 0});
+  }
+  // Neighbours ask at neighbouring depths.
+  for (size_t i = 0; i < questions.size(); ++i) {
+    (i % 2 == 0 ? texts.search : texts.judge)
+        .push_back({questions[i].tokens, std::min(questions[i].answer_tokens, options.tail - 1)});
+  }
+  return texts;
+}
+
+absl::Status CheckOptions(const CalibrateOptions& options, int32_t context) {
+  if (options.questions < 0) return InvalidArgument("--questions must not be negative");
+  if (!(options.answer_weight >= 0)) return InvalidArgument("--answer_weight must not be negative");
+  if (options.documents < 1) return InvalidArgument("--documents must be at least 1");
+  if (options.tail < 2 || options.tail >= context) {
+    return InvalidArgument("--tail must be in 2..", context - 1, ", got ", options.tail);
+  }
+  return absl::OkStatus();
 }
 
 }  // namespace
@@ -309,6 +339,8 @@ absl::Status Calibrate(const CalibrateOptions& options) {
   SPOTD_ASSIGN_OR_RETURN(const auto source, model::OpenModel(options.model));
   SPOTD_ASSIGN_OR_RETURN(const auto tokenizer, text::Tokenizer::Create(source->tokenizer_data()));
   const int32_t context = options.context > 0 ? options.context : source->config().context_length;
+  SPOTD_RETURN_IF_ERROR(CheckOptions(options, context));
+  SPOTD_RETURN_IF_ERROR(model::OpenSelector(options.selector, source->config()).status());
   CorpusOptions corpus_options;
   corpus_options.paths = options.corpus;
   corpus_options.length = context;
@@ -326,11 +358,16 @@ absl::Status Calibrate(const CalibrateOptions& options) {
   const Documents few(documents.begin(),
                       documents.begin() + static_cast<std::ptrdiff_t>(
                                               std::min(documents.size(), kReliabilityDocuments)));
+  SPOTD_ASSIGN_OR_RETURN(const std::vector<QuestionDocument> questions,
+                         MakeQuestionDocuments(*source, *tokenizer, Shortened(documents, context),
+                                               context, 2 * options.questions, kQuestionSeed));
+  // Temperatures and budgets are those of the weights as they are stored.
+  SPOTD_RETURN_IF_ERROR(RewriteSelector(options.selector, options.out, {}, options.storage));
   SPOTD_ASSIGN_OR_RETURN(const Metadata temperatures, FitTemperatures(options, few, reliable));
-  SPOTD_RETURN_IF_ERROR(RewriteSelector(options.selector, options.out, temperatures));
-  SPOTD_ASSIGN_OR_RETURN(
-      const Metadata budget,
-      FitBudget(options, std::move(families), std::move(densities), documents, context));
+  SPOTD_RETURN_IF_ERROR(RewriteSelector(options.out, options.out, temperatures));
+  SPOTD_ASSIGN_OR_RETURN(const Metadata budget,
+                         FitBudget(options, std::move(families), std::move(densities),
+                                   Halves(documents, questions, options, context), context));
   return RewriteSelector(options.out, options.out, budget);
 }
 

@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "absl/status/status.h"
+#include "runtime/distill/checkpoint.h"
 
 namespace spotd::distill {
 
@@ -19,9 +20,13 @@ struct CalibrateOptions {
   int32_t context = 0;    // tokens; 0 = the model's context length
   double density = 0.15;  // mean density that the default settings shall have at `context`
   int32_t documents = 8;  // searched with; as many others judge
-  int32_t tail = 48;      // tokens decoded of each
+  int32_t questions = 8;  // texts with a question at the end searched with; as many others judge
+  double answer_weight = 0.1;  // of the KL on their answers, beside that on plain text
+  int32_t tail = 48;           // tokens decoded of each
   int32_t rounds = 2;
-  std::vector<std::string> rules;      // families to search: p_residual, p_total, fraction
+  std::vector<std::string>
+      rules;  // families to search: p_residual, p_total, fraction, floor, dense
+  SelectorStorage storage = SelectorStorage::kBf16;
   std::vector<std::string> densities;  // at which every family is searched and judged besides
 };
 

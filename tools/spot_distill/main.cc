@@ -16,6 +16,7 @@
 #include "kernels/core/status.h"
 #include "kernels/distill.h"
 #include "kvstore/kv_store.h"
+#include "runtime/distill/checkpoint.h"
 #include "runtime/distill/trainer.h"
 #include "runtime/model/model_source.h"
 #include "runtime/text/tokenizer.h"
@@ -47,6 +48,8 @@ ABSL_FLAG(double, teacher_power, 1.0,
 ABSL_FLAG(double, sparse_stage, 0.0,
           "share of the steps, at the end, that train on the chosen blocks only");
 ABSL_FLAG(double, sparse_fraction, 0.10, "density of the sparse stage");
+ABSL_FLAG(double, round_keys, 0.0,
+          "share of the steps, at the end, that see the selector's keys rounded to int4");
 ABSL_FLAG(int, sink_tokens, 128, "reserved tokens at the start of the context");
 ABSL_FLAG(int, recency_tokens, 256, "reserved tokens at its end");
 ABSL_FLAG(double, skip, 0.75, "share of the sequences trained with skipped positions");
@@ -59,12 +62,19 @@ ABSL_FLAG(
 ABSL_FLAG(int, context, 0, "calibration: tokens of context; 0 = the model's context length");
 ABSL_FLAG(double, density, 0.15, "calibration: mean density that the default settings shall have");
 ABSL_FLAG(int, documents, 12, "calibration: long documents searched with; as many others judge");
+ABSL_FLAG(int, questions, 12,
+          "calibration: long texts that end with a question and its answer, made from the corpus, "
+          "searched with besides; as many others judge");
+ABSL_FLAG(double, answer_weight, 0.1,
+          "calibration: how much the KL on answers counts beside the KL on plain text");
 ABSL_FLAG(int, tail, 32, "calibration: tokens decoded at the end of each document");
 ABSL_FLAG(int, rounds, 3, "calibration: rounds of the budget search");
 ABSL_FLAG(std::vector<std::string>, rules, std::vector<std::string>({"p_residual", "p_total"}),
-          "calibration: budget rules to search: p_residual, p_total, fraction");
+          "calibration: budget rules to search: p_residual, p_total, fraction, floor, dense");
 ABSL_FLAG(std::vector<std::string>, densities, {},
           "calibration: further densities to search and report, for comparison");
+ABSL_FLAG(std::string, storage, "bf16",
+          "how the selector written keeps its matrices: bf16, or int8 in half the bytes");
 ABSL_FLAG(int, held_out_sequences, 16, "held-out sequences evaluated at the end");
 
 namespace spotd::distill {
@@ -106,6 +116,7 @@ TrainerOptions OptionsFromFlags(const model::ModelConfig& model) {
   options.teacher_power = static_cast<float>(absl::GetFlag(FLAGS_teacher_power));
   options.sparse_stage = absl::GetFlag(FLAGS_sparse_stage);
   options.sparse_fraction = static_cast<float>(absl::GetFlag(FLAGS_sparse_fraction));
+  options.rounding_stage = absl::GetFlag(FLAGS_round_keys);
   options.sink_tokens = absl::GetFlag(FLAGS_sink_tokens);
   options.recency_tokens = absl::GetFlag(FLAGS_recency_tokens);
   options.skip.probability = absl::GetFlag(FLAGS_skip);
@@ -150,6 +161,13 @@ absl::StatusOr<Setup> Load() {
   return s;
 }
 
+absl::StatusOr<SelectorStorage> Storage() {
+  const std::string name = absl::GetFlag(FLAGS_storage);
+  if (name == "bf16") return SelectorStorage::kBf16;
+  if (name == "int8") return SelectorStorage::kInt8;
+  return InvalidArgument("--storage: '", name, "' is not bf16 or int8");
+}
+
 std::string CheckpointPath() {
   const std::string path = absl::GetFlag(FLAGS_checkpoint);
   return path.empty() ? absl::GetFlag(FLAGS_out) + ".checkpoint" : path;
@@ -180,15 +198,19 @@ absl::Status RunCalibration() {
   options.context = absl::GetFlag(FLAGS_context);
   options.density = absl::GetFlag(FLAGS_density);
   options.documents = absl::GetFlag(FLAGS_documents);
+  options.questions = absl::GetFlag(FLAGS_questions);
+  options.answer_weight = absl::GetFlag(FLAGS_answer_weight);
   options.tail = absl::GetFlag(FLAGS_tail);
   options.rounds = absl::GetFlag(FLAGS_rounds);
   options.rules = absl::GetFlag(FLAGS_rules);
   options.densities = absl::GetFlag(FLAGS_densities);
+  SPOTD_ASSIGN_OR_RETURN(options.storage, Storage());
   return Calibrate(options);
 }
 
 absl::Status Run() {
   if (!absl::GetFlag(FLAGS_calibrate).empty()) return RunCalibration();
+  SPOTD_ASSIGN_OR_RETURN(const SelectorStorage storage, Storage());
   SPOTD_ASSIGN_OR_RETURN(Setup s, Load());
   const TrainerOptions options = OptionsFromFlags(s.source->config());
   std::fprintf(stderr, "%s\n%lld documents, %lld training tokens, %lld held-out sequences\n",
@@ -211,8 +233,10 @@ absl::Status Run() {
     std::fprintf(stderr, "held out: KL %.4f  residual %.4f  mass@10%% %.3f\n", held_out->kl,
                  held_out->residual_kl, held_out->recalled_mass);
   }
-  SPOTD_RETURN_IF_ERROR(trainer->SaveSelector(absl::GetFlag(FLAGS_out)));
-  std::fprintf(stderr, "wrote %s\n", absl::GetFlag(FLAGS_out).c_str());
+  const std::string out = absl::GetFlag(FLAGS_out);
+  SPOTD_RETURN_IF_ERROR(trainer->SaveSelector(out));
+  SPOTD_RETURN_IF_ERROR(RewriteSelector(out, out, {}, storage));
+  std::fprintf(stderr, "wrote %s\n", out.c_str());
   return absl::OkStatus();
 }
 

@@ -44,8 +44,9 @@ class AgreementRun {
   }
 
   absl::Status Begin(EvalModel& model) {
-    SPOTD_ASSIGN_OR_RETURN(documents_, LoadDocuments(model.loaded().tokenizer(), options_.text,
-                                                     options_.contexts.back(), options_.documents));
+    SPOTD_ASSIGN_OR_RETURN(
+        documents_, LoadDocuments(model.loaded().tokenizer(), options_.text,
+                                  options_.contexts.back(), options_.documents, options_.windows));
     report_ = NewReport(command_, options_, model);
     report_["tail"] = options_.tail;
     for (const Document& document : documents_) report_["documents"].push_back(document.name);

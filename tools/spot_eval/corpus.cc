@@ -28,18 +28,26 @@ absl::StatusOr<std::vector<std::string>> TextFiles(const std::vector<std::string
 
 absl::StatusOr<std::vector<Document>> LoadDocuments(const text::Tokenizer& tokenizer,
                                                     const std::vector<std::string>& paths,
-                                                    int32_t tokens, int32_t most) {
+                                                    int32_t tokens, int32_t most, bool windows) {
   SPOTD_ASSIGN_OR_RETURN(const auto files, TextFiles(paths));
   std::vector<Document> documents;
+  int32_t read = 0;
   for (const std::string& path : files) {
-    if (most > 0 && documents.size() == static_cast<size_t>(most)) break;
+    if (most > 0 && read == most) break;
     // A token is at least one byte: shorter files are not worth reading.
     std::error_code error;
     const auto bytes = std::filesystem::file_size(path, error);
     if (!error && bytes < static_cast<uintmax_t>(tokens)) continue;
     SPOTD_ASSIGN_OR_RETURN(auto ids, tools::TokensOfFile(path, tokenizer));
     if (ids.size() < static_cast<size_t>(tokens)) continue;
-    documents.push_back({std::filesystem::path(path).filename().string(), std::move(ids)});
+    ++read;
+    const std::string name = std::filesystem::path(path).filename().string();
+    const auto length = static_cast<std::ptrdiff_t>(tokens);
+    for (std::ptrdiff_t at = length; windows && at + length <= std::ssize(ids); at += length) {
+      documents.push_back(
+          {Concat(name, "+", at / length), {ids.begin() + at, ids.begin() + at + length}});
+    }
+    documents.push_back({name, std::move(ids)});
   }
   if (documents.empty()) return InvalidArgument("--text: no file has ", tokens, " tokens");
   return documents;

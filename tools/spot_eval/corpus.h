@@ -19,10 +19,12 @@ struct Document {
 // that does not exist.
 absl::StatusOr<std::vector<std::string>> TextFiles(const std::vector<std::string>& paths);
 
-// The first `most` documents of at least `tokens` tokens; 0 = all. INVALID_ARGUMENT when there is
-// none.
+// The first `most` documents of at least `tokens` tokens; 0 = all. With `windows`, each is cut into
+// as many parts of `tokens` tokens as it holds, named after it with +1, +2 and so on.
+// INVALID_ARGUMENT when there is none.
 absl::StatusOr<std::vector<Document>> LoadDocuments(const text::Tokenizer& tokenizer,
                                                     const std::vector<std::string>& paths,
-                                                    int32_t tokens, int32_t most);
+                                                    int32_t tokens, int32_t most,
+                                                    bool windows = false);
 
 }  // namespace spotd::eval

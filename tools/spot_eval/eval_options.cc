@@ -27,6 +27,9 @@ ABSL_FLAG(int, tail, 128, "ppl, mass: the last tokens of the context, decoded un
 ABSL_FLAG(int, documents, 8,
           "ppl, mass: documents used, the first in order of name that are long enough for the "
           "largest context; 0 = all");
+ABSL_FLAG(bool, windows, false,
+          "ppl, mass: use every part of a document as long as the largest context, not only its "
+          "start");
 ABSL_FLAG(std::vector<std::string>, tasks, {}, "needle: single, multi-key, multi-value");
 ABSL_FLAG(std::vector<std::string>, depths,
           std::vector<std::string>({"0", "0.25", "0.5", "0.75", "1"}),
@@ -89,6 +92,7 @@ absl::Status ReadTasks(const std::string& command, EvalOptions* options) {
 absl::Status ReadDocuments(EvalOptions* options) {
   options->tail = absl::GetFlag(FLAGS_tail);
   options->documents = absl::GetFlag(FLAGS_documents);
+  options->windows = absl::GetFlag(FLAGS_windows);
   SPOTD_RETURN_IF_ERROR(CheckRange("tail", options->tail, 2, options->contexts.front() - 1));
   SPOTD_RETURN_IF_ERROR(CheckRange("documents", options->documents, 0, 100000));
   if (options->text.empty()) return InvalidArgument("--text is required");
@@ -152,7 +156,7 @@ int32_t SequencesAtOnce(const EvalOptions& options) {
   const int32_t fitting = std::max(1, options.batch / rows_each);
   const auto prompts =
       static_cast<int32_t>(options.tasks.size() * options.depths.size()) * options.prompts;
-  const int32_t wanted = prompts > 0 ? prompts : options.documents;
+  const int32_t wanted = prompts > 0 ? prompts : options.windows ? 0 : options.documents;
   return wanted > 0 ? std::min(fitting, wanted) : fitting;
 }
 

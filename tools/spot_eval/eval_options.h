@@ -25,6 +25,7 @@ struct EvalOptions {
   // ppl and mass
   int32_t tail = 0;
   int32_t documents = 0;
+  bool windows = false;  // of the largest context, as many as each document holds
   // needle, track and qa
   std::vector<TaskKind> tasks;
   std::vector<double> depths;  // needle

@@ -62,8 +62,9 @@ class CalibrationTest : public ::testing::Test {
     return model::RandomSelector(source_.config(), selector_config_, 3);
   }
   std::vector<std::span<const int32_t>> Documents() const { return {documents_[0], documents_[1]}; }
-  TailMeter Meter() {
-    return TailMeter(transformer_.get(), store_.get(), Documents(), {kContext, kTail}, 2);
+  TailMeter Meter(int32_t answer_of_second = 0) {
+    return TailMeter(transformer_.get(), store_.get(),
+                     {{documents_[0]}, {documents_[1], answer_of_second}}, kTail, 2);
   }
 
   static kernels::BudgetRule ShareRule(float share) {
@@ -96,6 +97,47 @@ TEST_F(CalibrationTest, ReadingEverythingIsDenseAndALayerCanStayDense) {
   EXPECT_LT((*figures)[2].density, 0.2);
   EXPECT_GT((*figures)[2].kl, 1e-5);
   EXPECT_NEAR((*figures)[1].density, (1.0 + (*figures)[2].density) / 2, 0.01);
+}
+
+TEST_F(CalibrationTest, AnswersAreMeasuredApartFromPlainText) {
+  const kernels::BudgetRule little = ShareRule(1e-6f);
+  const std::vector<Variant> variants = {{model::PolicyKind::kDistilled, {little, little}}};
+  TailMeter plain = Meter();
+  TailMeter mixed = Meter(3);
+  TailMeter first(transformer_.get(), store_.get(), {{documents_[0]}}, kTail, 2);
+  TailMeter whole(transformer_.get(), store_.get(), {{documents_[1], kTail - 1}}, kTail, 2);
+  const auto both = plain.Measure(variants)->front();
+  const auto split = mixed.Measure(variants)->front();
+  const auto alone = first.Measure(variants)->front();
+  const auto answer = whole.Measure(variants)->front();
+  EXPECT_EQ(both.answer_kl, 0);
+  EXPECT_EQ(split.kl, alone.kl);
+  EXPECT_EQ(split.density, alone.density);
+  EXPECT_GT(split.answer_kl, 0);
+  EXPECT_EQ(answer.density, 0);
+  // An answer that fills the tail sees what plain text sees.
+  EXPECT_NEAR(answer.answer_kl, 2 * both.kl - alone.kl, 1e-9);
+  EXPECT_NE(split.answer_kl, answer.answer_kl);
+}
+
+// Two levels: what the answers need decides, once they count enough.
+TEST_F(CalibrationTest, TheSearchBuysWhatAnswersNeed) {
+  RuleFamily family{"test", {ShareRule(1e-6f), ShareRule(1.0f)}};
+  TailMeter meter = Meter(3);
+  SearchOptions options;
+  options.density = 0.6;
+  options.answer_weight = 100;
+  const auto result = SearchBudget(meter, family, 2, options);
+  ASSERT_TRUE(result.ok()) << result.status();
+  std::vector<Variant> one_dense;
+  for (const Levels& levels : {Levels{0, 1}, Levels{1, 0}}) {
+    one_dense.push_back(VariantOf(family, levels));
+  }
+  const auto figures = *meter.Measure(one_dense);
+  const Levels best = figures[0].answer_kl < figures[1].answer_kl ? Levels{0, 1} : Levels{1, 0};
+  EXPECT_EQ(result->levels, best);
+  // The same again gives the same, bit for bit.
+  EXPECT_EQ(SearchBudget(meter, family, 2, options)->figures.answer_kl, result->figures.answer_kl);
 }
 
 TEST_F(CalibrationTest, TheSearchKeepsToItsDensity) {

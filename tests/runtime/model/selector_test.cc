@@ -157,7 +157,7 @@ TEST_F(SelectorTest, RefusesBadMetadata) {
   for (const char* bad : {"nan", "0", "-1"})
     EXPECT_THAT(refused("calibration", bad), HasSubstr("cal"));
   metadata_ = good;
-  metadata_["format_version"] = "2";
+  metadata_["format_version"] = "3";
   Refused(absl::StatusCode::kUnimplemented);
   for (const auto& [key, value] : good) {
     if (key == "calibration" || key == "base_model") continue;

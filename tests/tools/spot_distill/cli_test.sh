@@ -4,10 +4,13 @@
 #   cli_test.sh SPOT_DISTILL MODEL_DIR
 set -euo pipefail
 distill=$1
-model=$2
+other=$(dirname "$2")/llama3
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 mkdir "$work/corpus"
+model=$work/model
+cp -r "$2" "$model"
+sed -i 's/"max_position_embeddings": *[0-9]*/"max_position_embeddings": 1024/' "$model/config.json"
 for i in $(seq 12); do
   for line in $(seq 60); do echo "line $((line * i % 37)) of text number $i says $((line * 7919 * i % 1000))"; done > "$work/corpus/$i.txt"
 done
@@ -34,14 +37,26 @@ wait $pid || fail "Ctrl-C did not end the run in order: $(cat "$work/log")"
 run --tokens 5120 --resume --out "$work/part"
 cmp "$work/whole" "$work/part" || fail "a resumed run gave another selector"
 
-run --calibrate "$work/whole" --out "$work/calibrated" --context 128 --documents 2 --tail 4 --rounds 1 \
+run --calibrate "$work/whole" --out "$work/calibrated" --context 128 --documents 2 --questions 0 --tail 4 --rounds 1 \
   --density 0.9 --corpus "$work/corpus" > "$work/table"
 grep -q "p_residual per layer" "$work/table" || fail "calibration printed no table"
 grep -q budget_p_residual "$work/calibrated" || fail "calibration wrote no budget"
 
+"$distill" --model "$model" --backend cpu --threads 2 --corpus "$work/corpus" --calibrate "$work/whole" --storage int8 \
+  --out "$work/small" --context 640 --documents 1 --questions 1 --tail 6 --rounds 1 --rules p_residual > "$work/table"
+again() { "$distill" --model "$model" --backend cpu --threads 2 --corpus "$work/corpus" --calibrate "$1" --out "$2" \
+  --context 640 --documents 1 --questions 1 --tail 6 --rounds 1 --rules p_residual > /dev/null 2>&1; }
+grep -q "KL of answers" "$work/table" || fail "no answers were measured"
+[ "$(stat -c %s "$work/small")" -lt "$(($(stat -c %s "$work/whole") * 7 / 10))" ] || fail "int8 is not small"
+again "$work/small" "$work/small2" && again "$work/small2" "$work/small3" || fail "cannot calibrate a calibrated file again"
+cmp "$work/small" "$work/small2" && cmp "$work/small2" "$work/small3" || fail "calibrating again gave another file"
+
+refused "not bf16 or int8" run --out "$work/x" --storage int7
+refused "no room" run --calibrate "$work/whole" --out "$work/x" --context 128
+refused "must not be negative" run --calibrate "$work/whole" --out "$work/x" --context 128 --questions -1
 refused "not p_residual" run --calibrate "$work/whole" --out "$work/x" --rules p_most
 refused "density must be" run --calibrate "$work/whole" --out "$work/x" --density 1.5
-refused "another model" "$distill" --model "$(dirname "$model")/llama3" --backend cpu --corpus "$work/corpus" \
+refused "another model" "$distill" --model "$other" --backend cpu --corpus "$work/corpus" \
   --calibrate "$work/whole" --context 128 --out "$work/x"
 refused "is required" "$distill" --corpus "$work/corpus"
 refused "too few" run --length 30000 --out "$work/x"

@@ -53,6 +53,15 @@ class SmokeTest(unittest.TestCase):
         self.assertTrue(report["model"]["fingerprint"])
         return report
 
+    def test_windows(self):
+        args = ("--text", self.dir / "text", "--context", "512", "--tail", "4", "--documents", "2")
+        once = self.evaluate("ppl", *args)
+        cut = self.evaluate("ppl", *args, "--windows")
+        self.assertEqual(once["documents"], ["0.txt", "1.txt"])
+        self.assertGreater(len(cut["documents"]), 4)
+        self.assertIn("0.txt+1", cut["documents"])
+        self.assertEqual(len(set(cut["documents"])), len(cut["documents"]))
+
     def test_ppl(self):
         report = self.evaluate("ppl", "--text", self.dir / "text", "--context", "1024,512", "--tail", "4", "--documents", "2",
                                "--selector_keys", "bf16,int4,fp4")
