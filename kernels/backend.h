@@ -86,6 +86,13 @@ struct ChoosingCost {
   int64_t quest_bytes = 0;     // bounds of every KV head
 };
 
+// Of a device with memory of its own, in which weights and KV must fit. A host, whose memory the
+// system hands out as it is used, has none: both 0.
+struct DeviceMemory {
+  size_t total = 0;
+  size_t free = 0;
+};
+
 class Backend {
  public:
   virtual ~Backend() = default;
@@ -99,12 +106,15 @@ class Backend {
   virtual ChoosingCost choosing_cost() const { return {}; }
 
   // --- memory ---
+  virtual DeviceMemory memory() const { return {}; }
   // Uninitialised memory, aligned to at least 64 bytes. Large host allocations are reserved lazily:
   // pages cost memory when first touched. RESOURCE_EXHAUSTED when the device has no room.
   virtual absl::StatusOr<Buffer> Allocate(size_t bytes) = 0;
   virtual void Upload(void* dst, const void* host_src, size_t bytes) = 0;
   virtual void Download(void* host_dst, const void* src, size_t bytes) = 0;
   virtual void Copy(void* dst, const void* src, size_t bytes) = 0;
+  // UNAVAILABLE: the device is lost, for good. RESOURCE_EXHAUSTED: it had no room for what was
+  // issued; later operations may work.
   virtual absl::Status Synchronize() = 0;
 
   // --- weights ---

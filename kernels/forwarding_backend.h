@@ -20,6 +20,7 @@ class ForwardingBackend : public Backend {
   std::string description() const override { return inner_->description(); }
   ChoosingCost choosing_cost() const override { return inner_->choosing_cost(); }
   size_t activation_bytes() const override { return inner_->activation_bytes(); }
+  DeviceMemory memory() const override { return inner_->memory(); }
 
   // The buffer belongs to the inner backend, which must live as long.
   absl::StatusOr<Buffer> Allocate(size_t bytes) override { return inner_->Allocate(bytes); }

@@ -45,7 +45,7 @@ struct ServerConfig {
   std::chrono::milliseconds drain_timeout{30'000};
   std::chrono::milliseconds stall_timeout{120'000};
 
-  ByteSize kv_memory;  // 0 = a quarter of the available memory
+  ByteSize kv_memory;  // 0 = by the memory there is (model_loader.h)
   int32_t block_tokens = 16;
   kernels::SelectorKeyFormat selector_keys = kernels::SelectorKeyFormat::kInt4;
   PolicyFlags policy;

@@ -64,6 +64,7 @@ void Lifecycle::Watch(std::chrono::steady_clock::time_point now) {
       std::chrono::steady_clock::duration(metrics.engine_computing_since.load()));
   heartbeat.computing_tokens = metrics.engine_computing_tokens.load();
   heartbeat.failed_steps = metrics.engine_failed_steps.load();
+  heartbeat.device_lost = metrics.device_lost.load();
   heartbeat.tokens_per_second = metrics.prefill_tokens_per_second.load();
   SetState(watchdog_.Look(heartbeat, now) == Watchdog::Verdict::kHung ? EngineState::kStalled
                                                                       : EngineState::kReady);

@@ -10,6 +10,7 @@
 #include "runtime/model/transformer.h"
 #include "runtime/text/chat_template.h"
 #include "runtime/text/tokenizer.h"
+#include "server/device_fit.h"
 #include "server/engine_limits.h"
 #include "server/log.h"
 
@@ -18,17 +19,23 @@ namespace {
 
 constexpr size_t kSmallestKvMemory = size_t{64} << 20;
 
-size_t KvMemory(const ServerConfig& config) {
-  if (config.kv_memory.bytes > 0) return config.kv_memory.bytes;
-  return std::max(AvailableMemory() / 4, kSmallestKvMemory);
+bool IsHost(const kernels::Backend& backend) {
+  return backend.memory().total == 0;
 }
 
 // Hosts hand out more memory than they have, and kill whoever uses it.
-absl::Status CheckKvMemory(const ServerConfig& config, const kernels::Backend& backend) {
+absl::Status CheckHostKvMemory(const ServerConfig& config) {
   const size_t total = TotalMemory();
-  if (backend.name() == "cuda" || total == 0 || KvMemory(config) <= total) return absl::OkStatus();
+  if (total == 0 || config.kv_memory.bytes <= total) return absl::OkStatus();
   return InvalidArgument("--kv_memory: ", config.kv_memory.bytes >> 20, " MiB is more than the ",
                          total >> 20, " MiB of this machine");
+}
+
+// Once the weights are on the backend.
+absl::StatusOr<size_t> KvMemory(const ServerConfig& config, const kernels::Backend& backend) {
+  if (!IsHost(backend)) return DeviceKvMemory(config.kv_memory.bytes, backend);
+  if (config.kv_memory.bytes > 0) return config.kv_memory.bytes;
+  return std::max(AvailableMemory() / 4, kSmallestKvMemory);
 }
 
 absl::StatusOr<std::unique_ptr<model::SelectorSource>> LoadSelector(
@@ -57,6 +64,7 @@ model::Limits LimitsOf(const ServerConfig& config) {
 
 absl::StatusOr<engine::EngineOptions> EngineOptionsOf(const ServerConfig& config,
                                                       const model::Policy& policy,
+                                                      const kernels::Backend& backend,
                                                       bool has_selector) {
   engine::EngineOptions options;
   SPOTD_RETURN_IF_ERROR(ApplyServiceLimits(config.limits, &options));
@@ -66,14 +74,22 @@ absl::StatusOr<engine::EngineOptions> EngineOptionsOf(const ServerConfig& config
   options.max_prompt_bytes = config.max_prompt.bytes;
   options.default_policy = policy;
   options.selector_format = has_selector ? config.selector_keys : kernels::SelectorKeyFormat::kNone;
-  options.kv_memory_bytes = KvMemory(config);
+  SPOTD_ASSIGN_OR_RETURN(options.kv_memory_bytes, KvMemory(config, backend));
   return options;
 }
 
 }  // namespace
 
+absl::StatusOr<std::unique_ptr<kernels::Backend>> OpenDevice(const ServerConfig& config) {
+  auto device = kernels::CreateBackend({.name = config.backend, .threads = config.threads});
+  if (device.ok()) return device;
+  return absl::Status(device.status().code(),
+                      Concat("--backend ", config.backend, ": ", device.status().message()));
+}
+
 absl::StatusOr<std::unique_ptr<engine::Engine>> LoadEngine(const ServerConfig& config,
-                                                           const model::Policy& default_policy) {
+                                                           const model::Policy& default_policy,
+                                                           const DeviceOpener& open_device) {
   SPOTD_ASSIGN_OR_RETURN(const std::unique_ptr<model::ModelSource> source,
                          model::OpenModel(config.model));
   SPOTD_ASSIGN_OR_RETURN(std::unique_ptr<model::SelectorSource> selector,
@@ -82,16 +98,17 @@ absl::StatusOr<std::unique_ptr<engine::Engine>> LoadEngine(const ServerConfig& c
                          text::Tokenizer::Create(source->tokenizer_data()));
   std::unique_ptr<text::ChatTemplate> chat_template =
       LoadChatTemplate(source->tokenizer_data().chat_template);
-  SPOTD_ASSIGN_OR_RETURN(
-      std::unique_ptr<kernels::Backend> device,
-      kernels::CreateBackend({.name = config.backend, .threads = config.threads}));
-  SPOTD_RETURN_IF_ERROR(CheckKvMemory(config, *device));
+  SPOTD_ASSIGN_OR_RETURN(std::unique_ptr<kernels::Backend> device, open_device(config));
+  if (IsHost(*device)) SPOTD_RETURN_IF_ERROR(CheckHostKvMemory(config));
+  SPOTD_RETURN_IF_ERROR(CheckModelFits(
+      source->config(), selector == nullptr ? nullptr : &selector->config(), *device));
   auto backend = std::make_unique<engine::AttentionAudit>(std::move(device));
   SPOTD_ASSIGN_OR_RETURN(
       std::unique_ptr<model::Transformer> transformer,
       model::Transformer::Load(backend.get(), *source, std::move(selector), LimitsOf(config)));
-  SPOTD_ASSIGN_OR_RETURN(engine::EngineOptions options,
-                         EngineOptionsOf(config, default_policy, transformer->has_selector()));
+  SPOTD_ASSIGN_OR_RETURN(
+      engine::EngineOptions options,
+      EngineOptionsOf(config, default_policy, *backend, transformer->has_selector()));
   options.audit.probe = backend.get();
   if (!config.policy.dense_below_tokens.has_value()) {
     const model::ModelConfig& model = source->config();

@@ -9,7 +9,7 @@ Watchdog::Verdict Watchdog::Look(const Heartbeat& heartbeat,
   // With nothing to do the loop sleeps, and need not beat.
   if (beat || !heartbeat.pending) last_change_ = now;
   last_beats_ = heartbeat.beats;
-  if (heartbeat.failed_steps >= kMaxFailedSteps) return Verdict::kHung;
+  if (heartbeat.device_lost || heartbeat.failed_steps >= kMaxFailedSteps) return Verdict::kHung;
   if (!heartbeat.pending) return Verdict::kIdle;
   if (beat) return Verdict::kBusy;
   Seconds limit = patience_;

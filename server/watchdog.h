@@ -20,6 +20,7 @@ struct Heartbeat {
   std::chrono::steady_clock::time_point computing_since;
   int64_t computing_tokens = 0;
   int32_t failed_steps = 0;      // in a row
+  bool device_lost = false;      // for good
   double tokens_per_second = 0;  // of prefill, as measured; 0 = unknown
 };
 
@@ -33,8 +34,8 @@ class Watchdog {
       : patience_(patience), last_change_(now) {}
 
   static constexpr double kSlack = 4;
-  // A device fault stays, so every step after it fails too: that many in a row count as hanging,
-  // whether or not anything is pending.
+  // A fault that stays makes every step after it fail too: that many in a row count as hanging,
+  // whether or not anything is pending. A lost device counts at once.
   static constexpr int32_t kMaxFailedSteps = 3;
   Verdict Look(const Heartbeat& heartbeat, std::chrono::steady_clock::time_point now);
 

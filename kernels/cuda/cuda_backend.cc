@@ -8,6 +8,7 @@
 #include <utility>
 #include <vector>
 
+#include "kernels/core/device_facts.h"
 #include "kernels/core/status.h"
 #include "kernels/core/thread_pool.h"
 #include "kernels/cuda/backend_stream.h"
@@ -46,6 +47,7 @@ class CudaBackend final : public Backend {
   ChoosingCost choosing_cost() const override { return kChoosingCost; }
   cudaStream_t stream() const { return stream_; }
 
+  DeviceMemory memory() const override;
   absl::StatusOr<Buffer> Allocate(size_t bytes) override;
   void Upload(void* dst, const void* host_src, size_t bytes) override;
   void Download(void* host_dst, const void* src, size_t bytes) override;
@@ -81,7 +83,7 @@ class CudaBackend final : public Backend {
 
  private:
   void Free(void* data, size_t bytes) override;
-  // Keeps the first error; Synchronize reports it, and every later call too.
+  // Keeps the first error; Synchronize reports it, and but for want of memory every later call too.
   void Check(cudaError_t error, const char* what);
   void Project(const LinearArgs& args, bool float_outputs);
   // The large-product path for one output. False: use our own kernel.
@@ -110,33 +112,33 @@ CudaBackend::~CudaBackend() {
   cudaStreamDestroy(stream_);
 }
 
-std::string Gibibytes(size_t bytes) {
-  return Concat(static_cast<double>(bytes * 10 >> 30) / 10.0, " GiB");
+// Of device 0. Properties and memory stay unread where the driver or the count is no good.
+absl::StatusOr<DeviceFacts> ReadFacts(cudaDeviceProp* properties) {
+  DeviceFacts facts;
+  facts.runtime = CUDART_VERSION;
+  if (cudaDriverGetVersion(&facts.driver) != cudaSuccess || facts.driver == 0) return facts;
+  if (const cudaError_t error = cudaGetDeviceCount(&facts.devices); error != cudaSuccess) {
+    cudaGetLastError();
+    facts.devices = 0;
+    facts.why_none = cudaGetErrorString(error);
+  }
+  if (facts.devices == 0) return facts;
+  SPOTD_RETURN_IF_ERROR(
+      ToStatus(cudaGetDeviceProperties(properties, kDevice), "reading the GPU's properties"));
+  facts.name = properties->name;
+  facts.capability_major = properties->major;
+  facts.capability_minor = properties->minor;
+  if (facts.capability_major < 8) return facts;
+  SPOTD_RETURN_IF_ERROR(ToStatus(cudaSetDevice(kDevice), "opening the GPU"));
+  SPOTD_RETURN_IF_ERROR(
+      ToStatus(cudaMemGetInfo(&facts.free_bytes, &facts.total_bytes), "reading the GPU's memory"));
+  return facts;
 }
 
 absl::Status CudaBackend::Open() {
-  int driver = 0;
-  int count = 0;
-  if (cudaDriverGetVersion(&driver) != cudaSuccess || driver == 0) {
-    return FailedPrecondition("no NVIDIA driver is installed");
-  }
-  if (driver / 1000 < CUDART_VERSION / 1000) {
-    return FailedPrecondition("the NVIDIA driver supports CUDA ", driver / 1000, ".",
-                              driver % 1000 / 10, "; this binary needs ", CUDART_VERSION / 1000,
-                              ".0 or later");
-  }
-  if (const cudaError_t error = cudaGetDeviceCount(&count); error != cudaSuccess || count == 0) {
-    return FailedPrecondition("no usable GPU: ",
-                              error == cudaSuccess ? "none found" : cudaGetErrorString(error));
-  }
   cudaDeviceProp properties = {};
-  SPOTD_RETURN_IF_ERROR(
-      ToStatus(cudaGetDeviceProperties(&properties, kDevice), "reading the GPU's properties"));
-  if (properties.major < 8) {
-    return FailedPrecondition(properties.name, " has compute capability ", properties.major, ".",
-                              properties.minor, "; 8.0 or later is needed");
-  }
-  SPOTD_RETURN_IF_ERROR(ToStatus(cudaSetDevice(kDevice), "opening the GPU"));
+  SPOTD_ASSIGN_OR_RETURN(const DeviceFacts facts, ReadFacts(&properties));
+  SPOTD_RETURN_IF_ERROR(CheckDevice(facts));
   SPOTD_RETURN_IF_ERROR(
       ToStatus(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking), "creating a stream"));
   SPOTD_RETURN_IF_ERROR(ToStatus(staging_.Create(stream_), "pinning transfer memory"));
@@ -159,11 +161,9 @@ absl::StatusOr<Buffer> CudaBackend::Allocate(size_t bytes) {
   if (const cudaError_t error = cudaMalloc(&data, std::max<size_t>(bytes, 1));
       error != cudaSuccess) {
     cudaGetLastError();  // running out of memory does not harm the device
-    size_t free_bytes = 0;
-    size_t total = 0;
-    cudaMemGetInfo(&free_bytes, &total);
+    const DeviceMemory room = memory();
     return ToStatus(error, Concat("allocating ", Gibibytes(bytes), " on the GPU, which has ",
-                                  Gibibytes(free_bytes), " of ", Gibibytes(total), " free"));
+                                  Gibibytes(room.free), " of ", Gibibytes(room.total), " free"));
   }
   return Buffer(this, data, bytes);
 }
@@ -184,9 +184,18 @@ void CudaBackend::Copy(void* dst, const void* src, size_t bytes) {
   Check(cudaMemcpyAsync(dst, src, bytes, cudaMemcpyDeviceToDevice, stream_), "Copy");
 }
 
+DeviceMemory CudaBackend::memory() const {
+  DeviceMemory room;
+  if (cudaMemGetInfo(&room.free, &room.total) != cudaSuccess) return {};
+  return room;
+}
+
 absl::Status CudaBackend::Synchronize() {
   Check(cudaStreamSynchronize(stream_), "running on the GPU");
-  return fault_;
+  absl::Status fault = fault_;
+  // Want of memory spoils what was issued, not the device.
+  if (absl::IsResourceExhausted(fault)) fault_ = absl::OkStatus();
+  return fault;
 }
 
 absl::StatusOr<std::unique_ptr<Weight>> CudaBackend::CreateWeight(const WeightSource& source) {

@@ -10,25 +10,40 @@
 
 namespace spotd::kernels::cuda {
 
-// RESOURCE_EXHAUSTED for memory, UNAVAILABLE for a device that is gone or must be reset, INTERNAL
-// otherwise. A sticky error is not cleared by this.
+// Errors after which no call of this process can use the device.
+inline bool DeviceIsLost(cudaError_t error) {
+  switch (error) {
+    case cudaErrorAssert:
+    case cudaErrorContained:
+    case cudaErrorDevicesUnavailable:
+    case cudaErrorECCUncorrectable:
+    case cudaErrorExternalDevice:
+    case cudaErrorHardwareStackError:
+    case cudaErrorIllegalAddress:
+    case cudaErrorIllegalInstruction:
+    case cudaErrorInvalidAddressSpace:
+    case cudaErrorInvalidPc:
+    case cudaErrorLaunchFailure:
+    case cudaErrorLaunchTimeout:
+    case cudaErrorMisalignedAddress:
+    case cudaErrorMpsConnectionFailed:
+    case cudaErrorNoDevice:
+    case cudaErrorNvlinkUncorrectable:
+    case cudaErrorUnknown:
+      return true;
+    default:
+      return false;
+  }
+}
+
+// RESOURCE_EXHAUSTED for memory, UNAVAILABLE for a device that is lost, INTERNAL otherwise. A
+// sticky error is not cleared by this.
 inline absl::Status ToStatus(cudaError_t error, std::string_view what) {
   if (error == cudaSuccess) return absl::OkStatus();
   const std::string message =
       Concat(what, ": ", cudaGetErrorString(error), " (", cudaGetErrorName(error), ")");
-  switch (error) {
-    case cudaErrorMemoryAllocation:
-      return absl::ResourceExhaustedError(message);
-    case cudaErrorDevicesUnavailable:
-    case cudaErrorECCUncorrectable:
-    case cudaErrorHardwareStackError:
-    case cudaErrorIllegalAddress:
-    case cudaErrorLaunchFailure:
-    case cudaErrorNoDevice:
-      return absl::UnavailableError(message);
-    default:
-      return absl::InternalError(message);
-  }
+  if (error == cudaErrorMemoryAllocation) return absl::ResourceExhaustedError(message);
+  return DeviceIsLost(error) ? absl::UnavailableError(message) : absl::InternalError(message);
 }
 
 }  // namespace spotd::kernels::cuda

@@ -20,6 +20,7 @@ cudaError_t GrowingMemory::Grow(size_t bytes) {
   bytes_ = 0;
   cudaError_t error = cudaMalloc(&data_, bytes);
   if (error != cudaSuccess) {
+    cudaGetLastError();  // or the next launch would find it
     data_ = nullptr;
     return error;
   }

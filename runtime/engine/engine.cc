@@ -182,6 +182,7 @@ Engine::Impl::~Impl() {
 }
 
 absl::Status Engine::Impl::CheckRunning() const {
+  if (metrics.device_lost.load()) return DeviceLost("");
   if (!draining.load()) return absl::OkStatus();
   return MakeError(absl::StatusCode::kUnavailable, "the server is shutting down",
                    {.reason = reason::kDraining});

@@ -21,6 +21,7 @@ constexpr std::chrono::milliseconds kStarvationPatience{1000};
 constexpr double kSpeedWeight = 0.25;
 
 absl::Status Fault(const absl::Status& cause) {
+  if (absl::IsUnavailable(cause)) return DeviceLost(Concat(cause.message()));
   return MakeError(absl::StatusCode::kInternal, Concat("a step failed: ", cause.message()),
                    {.reason = reason::kEngineFault});
 }
@@ -44,6 +45,12 @@ double UnixSeconds() {
 
 }  // namespace
 
+absl::Status DeviceLost(std::string_view why) {
+  return MakeError(absl::StatusCode::kUnavailable,
+                   Concat("the device failed", why.empty() ? "" : ": ", why),
+                   {.reason = reason::kDeviceLost});
+}
+
 EngineLoop::EngineLoop(const EngineParts& parts, const LoopOptions& options)
     : store_(parts.store),
       transformer_(parts.transformer),
@@ -61,6 +68,8 @@ void EngineLoop::Run() {
     TakeSubmitted();
     DropExpired();
     Step();
+    // What waits or runs would fail one by one.
+    if (metrics_->device_lost.load(std::memory_order_relaxed)) EndAll(DeviceLost(""));
     PublishGauges();
     WaitForWork();
   }
@@ -259,6 +268,7 @@ void EngineLoop::TakeFindings(std::span<Sequence* const> batch) {
 }
 
 void EngineLoop::CountFailures(const absl::Status& step) {
+  if (absl::IsUnavailable(step)) metrics_->device_lost.store(true);
   metrics_->engine_failed_steps.store(
       step.ok() ? 0 : metrics_->engine_failed_steps.load(std::memory_order_relaxed) + 1);
 }

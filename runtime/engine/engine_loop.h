@@ -8,7 +8,9 @@
 // idle while others wait for its place. Its KV is dropped, it goes back to the queue, and what it
 // had is computed again when its turn comes.
 //
-// A step that fails ends the sequences it ran with INTERNAL (ENGINE_FAULT); the others go on.
+// A step that fails ends the sequences it ran with INTERNAL (ENGINE_FAULT); the others go on. One
+// that fails with UNAVAILABLE has lost the device: it ends them all with UNAVAILABLE (DEVICE_LOST),
+// and so does every request that comes later.
 #pragma once
 
 #include <chrono>
@@ -34,6 +36,8 @@ namespace spotd::engine {
 
 // RESOURCE_EXHAUSTED (KV_EXHAUSTED).
 absl::Status KvExhausted(std::string_view what);
+// UNAVAILABLE (DEVICE_LOST).
+absl::Status DeviceLost(std::string_view why);
 
 // All must outlive the loop.
 struct EngineParts {

@@ -45,5 +45,6 @@ inline constexpr char kCallAborted[] = "CALL_ABORTED";
 inline constexpr char kSessionDeleted[] = "SESSION_DELETED";
 inline constexpr char kDeadlineExceeded[] = "DEADLINE_EXCEEDED";
 inline constexpr char kEngineFault[] = "ENGINE_FAULT";
+inline constexpr char kDeviceLost[] = "DEVICE_LOST";
 
 }  // namespace spotd::engine::reason

@@ -76,6 +76,7 @@ struct Metrics {
   std::atomic<int64_t> engine_computing_since{0};
   std::atomic<int64_t> engine_computing_tokens{0};
   std::atomic<int32_t> engine_failed_steps{0};  // in a row, up to the newest step
+  std::atomic<bool> device_lost{false};         // for good: no step can work any more
   std::atomic<uint64_t> kv_reclaims{0};         // idle sessions whose KV was dropped to make room
   std::atomic<uint64_t> kv_reclaimed_tokens{
       0};  // tokens of KV dropped so; recomputed when the session is next used

@@ -5,6 +5,7 @@
 
 #include <cmath>
 #include <cstdint>
+#include <functional>
 #include <map>
 #include <memory>
 #include <random>
@@ -151,13 +152,21 @@ class TinyChatTemplate : public text::ChatTemplate {
   }
 };
 
+// What tiny engines compute on where a test does not say: the reference backend. tests/gpu runs
+// tests of the engine with the GPU here.
+inline std::function<std::unique_ptr<kernels::Backend>()>& TinyBackend() {
+  static std::function<std::unique_ptr<kernels::Backend>()> make = kernels::CreateRefBackend;
+  return make;
+}
+
 struct TinyEngineOptions {
   engine::EngineOptions engine;
   model::Limits limits;
+  model::ModelConfig model = TinyConfig();
   uint64_t seed = 1;
   bool selector = true;
   bool chat_template = true;
-  std::unique_ptr<kernels::Backend> backend;  // null: the reference backend
+  std::unique_ptr<kernels::Backend> backend;  // null: one of TinyBackend()
 
   TinyEngineOptions() {
     engine.kv_memory_bytes = 16u << 20;
@@ -168,9 +177,9 @@ struct TinyEngineOptions {
 };
 
 inline absl::StatusOr<std::unique_ptr<engine::Engine>> CreateTinyEngine(TinyEngineOptions options) {
-  TinySource source(options.seed);
+  TinySource source(options.seed, options.model);
   auto backend = std::make_unique<engine::AttentionAudit>(
-      options.backend != nullptr ? std::move(options.backend) : kernels::CreateRefBackend());
+      options.backend != nullptr ? std::move(options.backend) : TinyBackend()());
   options.engine.audit.probe = backend.get();
   std::unique_ptr<model::SelectorSource> selector;
   if (options.selector) {

@@ -265,7 +265,13 @@ std::map<std::string, Case> StateCases() {
       {reason::kEngineFault,
        [] {
          engine::GatedEngine gated;
-         gated.hook->Set([] { return absl::InternalError("the device is gone"); });
+         gated.hook->Set([] { return absl::InternalError("a kernel was not launched"); });
+         return Sent(Complete(gated.engine.get(), engine::Ask("", "x", 1)).second.status());
+       }},
+      {reason::kDeviceLost,
+       [] {
+         engine::GatedEngine gated;
+         gated.hook->Set([] { return absl::UnavailableError("the device is gone"); });
          return Sent(Complete(gated.engine.get(), engine::Ask("", "x", 1)).second.status());
        }},
   };

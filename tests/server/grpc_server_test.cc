@@ -5,6 +5,7 @@
 
 #include "grpc/health/v1/health.grpc.pb.h"
 #include "server/lifecycle.h"
+#include "tests/runtime/hooked_backend.h"
 #include "tests/server/raw_call.h"
 #include "tests/server/test_server.h"
 
@@ -146,6 +147,40 @@ TEST(LifecycleTest, AnEngineThatMakesNoProgressIsNotLive) {
   EXPECT_TRUE(Eventually([&] { return lifecycle.state() == server::EngineState::kReady; }));
   ASSERT_TRUE(Check(&server, "", &health).ok());
   EXPECT_EQ(health.status(), HealthCheckResponse::SERVING);
+  pthread_kill(run.native_handle(), SIGTERM);
+  run.join();
+}
+
+// A GPU that is lost in the middle of an answer: the client hears of it, health follows, and nobody
+// waits.
+TEST(LifecycleTest, ALostDeviceIsNotServing) {
+  server::BlockShutdownSignals();
+  const auto hook = std::make_shared<StepHook>();
+  TestServer server(65536, {}, nullptr, [&](const server::ServerConfig& config) {
+    auto device = server::OpenDevice(config);
+    EXPECT_TRUE(device.ok());
+    return absl::StatusOr<std::unique_ptr<kernels::Backend>>(
+        std::make_unique<HookedBackend>(*std::move(device), hook));
+  });
+  server::Lifecycle lifecycle({}, &server.engine(), &server.rpc_metrics(), &server.grpc());
+  std::thread run([&] { lifecycle.Run(); });
+  grpc::ClientContext context;
+  const auto stream = server.inference().Generate(&context, RequestFor("", "running", 60000));
+  v1::GenerateResponse response;
+  ASSERT_TRUE(stream->Read(&response));
+  hook->Set([] { return absl::UnavailableError("the GPU fell off the bus"); });
+  while (stream->Read(&response)) {
+  }
+  const grpc::Status status = stream->Finish();
+  EXPECT_EQ(status.error_code(), grpc::UNAVAILABLE);
+  EXPECT_EQ(InfoOf(status).reason(), "DEVICE_LOST");
+  ASSERT_TRUE(Eventually([&] { return lifecycle.state() == server::EngineState::kStalled; }));
+  for (const char* service : {"", "spotd.v1.InferenceService"}) {
+    HealthCheckResponse health;
+    ASSERT_TRUE(Check(&server, service, &health).ok());
+    EXPECT_EQ(health.status(), HealthCheckResponse::NOT_SERVING) << service;
+  }
+  EXPECT_EQ(server.Generate(RequestFor("", "x", 1)).status.error_code(), grpc::UNAVAILABLE);
   pthread_kill(run.native_handle(), SIGTERM);
   run.join();
 }

@@ -7,7 +7,6 @@
 #include "google/rpc/status.pb.h"
 #include "kernels/core/check.h"
 #include "server/config.h"
-#include "server/model_loader.h"
 #include "tests/server/test_model.h"
 
 namespace spotd::testing {
@@ -47,9 +46,11 @@ std::optional<Detail> DetailOf(const grpc::Status& status) {
 }  // namespace
 
 TestServer::TestServer(int32_t context_length, std::vector<std::string> flags,
-                       const server::IdentityProvider* identity) {
+                       const server::IdentityProvider* identity,
+                       const server::DeviceOpener& open_device) {
   const server::ServerConfig config = ConfigFor(context_length, std::move(flags));
-  engine_ = ValueOrDie(server::LoadEngine(config, ValueOrDie(config.DefaultPolicy(false))));
+  engine_ =
+      ValueOrDie(server::LoadEngine(config, ValueOrDie(config.DefaultPolicy(false)), open_device));
   workers_ = std::make_unique<server::CallExecutor>(2, 64);
   writers_ = std::make_unique<server::CallExecutor>(1, SIZE_MAX);
   calls_ = std::make_unique<server::RunningCalls>(config.limits.max_uploads);

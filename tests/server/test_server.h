@@ -13,6 +13,7 @@
 #include "runtime/engine/engine.h"
 #include "server/call_executor.h"
 #include "server/grpc_server.h"
+#include "server/model_loader.h"
 #include "server/rpc_metrics.h"
 #include "server/service_context.h"
 #include "spotd/v1/inference.grpc.pb.h"
@@ -25,7 +26,8 @@ class TestServer {
  public:
   // `flags` are spotd's, without --model.
   explicit TestServer(int32_t context_length = 128, std::vector<std::string> flags = {},
-                      const server::IdentityProvider* identity = nullptr);
+                      const server::IdentityProvider* identity = nullptr,
+                      const server::DeviceOpener& open_device = server::OpenDevice);
   ~TestServer();
 
   engine::Engine& engine() { return *engine_; }

@@ -82,5 +82,11 @@ TEST_F(WatchdogTest, StepsThatFailOneAfterTheOtherMeanALostDevice) {
   EXPECT_EQ(Look(seconds(1)), Verdict::kBusy) << "a step worked again";
 }
 
+TEST_F(WatchdogTest, ALostDeviceIsBelievedAtOnce) {
+  heartbeat_.device_lost = true;
+  heartbeat_.failed_steps = 1;
+  EXPECT_EQ(Look(seconds(1)), Verdict::kHung);
+}
+
 }  // namespace
 }  // namespace spotd::server

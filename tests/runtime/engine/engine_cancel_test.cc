@@ -187,7 +187,7 @@ TEST_F(EngineCancelTest, AnIdleEngineSleeps) {
 TEST_F(EngineCancelTest, AFailedStepEndsItsRequestsAndNothingElse) {
   Fill("kept");
   gated_.gate->Open();
-  const auto fail = [] { return absl::InternalError("the device is gone"); };
+  const auto fail = [] { return absl::InternalError("a kernel was not launched"); };
   gated_.hook->Set(fail);
   const absl::Status status = Complete(engine_, Ask(id_, Words(40), 5)).second.status();
   EXPECT_EQ(status.code(), absl::StatusCode::kInternal);
@@ -199,6 +199,28 @@ TEST_F(EngineCancelTest, AFailedStepEndsItsRequestsAndNothingElse) {
   gated_.hook->Set(nullptr);
   ExpectUsable(engine_, id_, "kept");
   EXPECT_EQ(engine_->metrics().engine_failed_steps.load(), 0);
+}
+
+// Nothing may wait for a device that will not answer: not what runs, not what waits, not what
+// comes.
+TEST_F(EngineCancelTest, ALostDeviceEndsEveryRequest) {
+  Fill("kept");
+  Call prefilling = Start(engine_, Ask("", Words(200), 5));
+  Call other = Start(engine_, Ask("", Words(200, 2), 5));
+  Appending appending = StartAppend(engine_, id_, {TextInput{Words(200)}});
+  gated_.hook->Set([] { return absl::UnavailableError("the device is gone"); });
+  gated_.gate->Open();
+  for (const absl::Status& status :
+       {prefilling.sink->Wait().status(), other.sink->Wait().status(), appending.Wait().status()}) {
+    EXPECT_EQ(status.code(), absl::StatusCode::kUnavailable) << status;
+    EXPECT_EQ(Reason(status), reason::kDeviceLost);
+  }
+  EXPECT_TRUE(engine_->metrics().device_lost.load());
+  gated_.hook->Set(nullptr);
+  EXPECT_EQ(Reason(Complete(engine_, Ask(id_, "", 5)).second.status()), reason::kDeviceLost);
+  EXPECT_EQ(Reason(AppendText(engine_, id_, "x").status()), reason::kDeviceLost);
+  EXPECT_TRUE(engine_->GetSession(id_).ok()) << "what needs no device still answers";
+  EXPECT_TRUE(BecomesIdle(*engine_));
 }
 
 TEST(EngineEndTest, DestructionEndsEveryRequest) {

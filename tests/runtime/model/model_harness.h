@@ -30,6 +30,7 @@ inline std::string ModelPath(const std::string& name) {
 
 struct HarnessOptions {
   std::string backend = "ref";
+  int threads = 2;  // 0 = one per core
   Limits limits;
   int32_t kv_tokens = 2048;
   const SelectorConfig* selector = nullptr;  // random weights
@@ -110,7 +111,7 @@ class ModelHarness {
   absl::Status Load(const std::string& path, const HarnessOptions& options) {
     SPOTD_ASSIGN_OR_RETURN(std::unique_ptr<ModelSource> source, OpenModel(path));
     if (options.wrap_source) source = options.wrap_source(std::move(source));
-    SPOTD_ASSIGN_OR_RETURN(backend_, kernels::CreateBackend({options.backend, 2}));
+    SPOTD_ASSIGN_OR_RETURN(backend_, kernels::CreateBackend({options.backend, options.threads}));
     if (options.wrap) backend_ = options.wrap(std::move(backend_));
     std::unique_ptr<SelectorSource> selector;
     if (options.selector != nullptr) {

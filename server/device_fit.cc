@@ -1,0 +1,56 @@
+#include "server/device_fit.h"
+
+#include <algorithm>
+
+#include "kernels/core/device_facts.h"
+#include "kernels/core/status.h"
+
+namespace spotd::server {
+namespace {
+
+using kernels::Gibibytes;
+
+constexpr size_t kSmallestKvMemory = size_t{64} << 20;
+
+}  // namespace
+
+size_t DeviceWeightBytes(const model::ModelConfig& model, const model::SelectorConfig* selector,
+                         const kernels::Backend& device) {
+  const auto hidden = static_cast<size_t>(model.hidden);
+  const auto heads = static_cast<size_t>(model.q_heads + model.kv_heads);
+  const size_t attention = 2 * heads * static_cast<size_t>(model.head_dim);
+  const size_t feed_forward = 3 * static_cast<size_t>(model.ffn_hidden);
+  const size_t choosing = selector == nullptr ? 0
+                                              : static_cast<size_t>(selector->heads + 1) *
+                                                        static_cast<size_t>(selector->dim) +
+                                                    static_cast<size_t>(selector->heads);
+  const size_t vocabularies = static_cast<size_t>(model.vocab) * (model.tied_embeddings ? 1u : 2u);
+  const size_t columns =
+      static_cast<size_t>(model.layers) * (attention + feed_forward + choosing) + vocabularies;
+  return hidden * columns * device.activation_bytes();
+}
+
+absl::Status CheckModelFits(const model::ModelConfig& model, const model::SelectorConfig* selector,
+                            const kernels::Backend& device) {
+  const kernels::DeviceMemory memory = device.memory();
+  if (memory.total == 0) return absl::OkStatus();
+  const size_t weights = DeviceWeightBytes(model, selector, device);
+  if (weights + kDeviceReserve + kSmallestKvMemory <= memory.free) return absl::OkStatus();
+  return absl::ResourceExhaustedError(
+      Concat("the model does not fit: its weights take ", Gibibytes(weights), " on the GPU and ",
+             Gibibytes(kDeviceReserve), " must stay free beside them and the KV cache; of ",
+             Gibibytes(memory.total), " there are ", Gibibytes(memory.free), " free"));
+}
+
+absl::StatusOr<size_t> DeviceKvMemory(size_t wanted, const kernels::Backend& device) {
+  const kernels::DeviceMemory memory = device.memory();
+  const size_t room = memory.free > kDeviceReserve ? memory.free - kDeviceReserve : 0;
+  const size_t bytes = wanted > 0 ? wanted : std::max(room / 10 * 9, kSmallestKvMemory);
+  if (bytes <= room) return bytes;
+  return absl::ResourceExhaustedError(
+      Concat("--kv_memory: ", Gibibytes(bytes), " of KV do not fit: with the weights loaded ",
+             Gibibytes(memory.free), " of ", Gibibytes(memory.total), " are free on the GPU, and ",
+             Gibibytes(kDeviceReserve), " must stay so"));
+}
+
+}  // namespace spotd::server
