@@ -52,7 +52,8 @@ absl::StatusOr<std::unique_ptr<LoadedModel>> LoadedModel::Load(const ModelOption
   SPOTD_ASSIGN_OR_RETURN(loaded->transformer_,
                          model::Transformer::Load(loaded->backend_.get(), *loaded->source_,
                                                   std::move(selector), limits));
-  const kvstore::KvLayout layout = loaded->transformer_->KvLayoutFor(options.selector_format);
+  kvstore::KvLayout layout = loaded->transformer_->KvLayoutFor(options.selector_format);
+  layout.summaries = options.summaries;
   const int64_t tokens =
       options.kv_tokens > 0
           ? options.kv_tokens

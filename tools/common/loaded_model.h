@@ -32,6 +32,7 @@ struct ModelOptions {
   int32_t sequences = 1;      // sequences of max_context tokens the KV store has room for
   int64_t kv_tokens = 0;      // > 0: room for this many tokens instead
   int32_t chunk = 512;        // prefill chunk
+  bool summaries = true;      // keep the bounds of keys that quest reads
   kernels::SelectorKeyFormat selector_format = kernels::SelectorKeyFormat::kInt4;
   // Nullable. Puts an instrument in front of the backend that the model will run on.
   std::function<std::unique_ptr<kernels::Backend>(std::unique_ptr<kernels::Backend>)> wrap_backend;

@@ -127,13 +127,18 @@ class SyntheticSource final : public model::ModelSource {
 
 }  // namespace
 
-absl::StatusOr<std::unique_ptr<model::ModelSource>> MakeSyntheticSource(std::string_view name) {
+absl::StatusOr<model::ModelConfig> SyntheticConfig(std::string_view name) {
   std::string known;
   for (const Geometry& geometry : kGeometries) {
-    if (geometry.name == name) return std::make_unique<SyntheticSource>(ConfigOf(geometry));
+    if (geometry.name == name) return ConfigOf(geometry);
     known += (known.empty() ? "" : ", ") + std::string(geometry.name);
   }
   return InvalidArgument("no synthetic model is called ", name, "; there are ", known);
+}
+
+absl::StatusOr<std::unique_ptr<model::ModelSource>> MakeSyntheticSource(std::string_view name) {
+  SPOTD_ASSIGN_OR_RETURN(model::ModelConfig config, SyntheticConfig(name));
+  return std::make_unique<SyntheticSource>(std::move(config));
 }
 
 }  // namespace spotd::tools

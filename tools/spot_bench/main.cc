@@ -1,5 +1,6 @@
 // spot-bench: how fast this machine prefills and decodes a model, with the floor beside each
 // figure; and what clients of a running server see under load.
+#include <algorithm>
 #include <cstdio>
 #include <string>
 #include <thread>
@@ -9,6 +10,8 @@
 #include "absl/flags/parse.h"
 #include "absl/flags/usage.h"
 #include "nlohmann/json.hpp"
+#include "tools/spot_bench/decode_command.h"
+#include "tools/spot_bench/layer_command.h"
 #include "tools/spot_bench/measure.h"
 #include "tools/spot_bench/serve.h"
 
@@ -23,10 +26,6 @@ ABSL_FLAG(int, batch, 1, "decode: sequences in a step");
 ABSL_FLAG(int, steps, 64, "decode: steps measured");
 ABSL_FLAG(int, chunk, 512, "prefill: tokens in a chunk");
 ABSL_FLAG(int, repeats, 1, "prefill: runs, of which the best counts");
-ABSL_FLAG(std::string, policy, "full", "full, distilled, quest, topk, window or oracle");
-ABSL_FLAG(double, fraction, 0.10, "quest: share of the visible blocks");
-ABSL_FLAG(int, k_tokens, 0, "topk, quest, oracle: tokens read; 0 = the policy's default");
-ABSL_FLAG(double, p_residual, 0.8, "distilled: share of the residual mass to take");
 ABSL_FLAG(bool, json, false, "print one JSON object instead of text");
 
 namespace spotd::bench {
@@ -35,9 +34,16 @@ namespace {
 constexpr int32_t kSpareTokens = 16;  // for the steps that warm up
 
 constexpr char kUsage[] =
-    "measures a model on this machine, or a running server.\n"
+    "measures a model on this machine, operations of one layer, or a running server.\n"
+    "A model is a path, or random weights of a geometry: synthetic:qwen3-8b (-0.6b, -4b, -14b, "
+    "-32b, llama-3.1-8b).\n"
     "  spot-bench prefill --model M --context 8192\n"
     "  spot-bench decode --model M --context 8192 --policy quest --fraction 0.1\n"
+    "  spot-bench decode --model synthetic:qwen3-8b --context 131072 --batch 3 "
+    "--policy full,topk@0.05\n"
+    "  spot-bench attention --model synthetic:qwen3-8b --context 131072 --batch 8\n"
+    "  spot-bench select --model synthetic:qwen3-8b --context 131072\n"
+    "  spot-bench linear --model synthetic:qwen3-8b --chunk 8192\n"
     "  spot-bench serve --address H:P --rate 4 --mix 512/64@0.9,8000/32@0.1 --duration 60s";
 
 absl::StatusOr<BenchOptions> OptionsFromFlags() {
@@ -57,14 +63,6 @@ absl::StatusOr<BenchOptions> OptionsFromFlags() {
   options.model.max_context = options.context + options.steps + kSpareTokens;
   options.model.max_batch = options.batch;
   options.model.sequences = options.batch;
-  auto kind = model::ParsePolicy(absl::GetFlag(FLAGS_policy));
-  if (!kind.ok()) return kind.status();
-  options.policy.kind = *kind;
-  options.model.random_selector =
-      *kind == model::PolicyKind::kDistilled || *kind == model::PolicyKind::kTopK;
-  options.policy.fraction = static_cast<float>(absl::GetFlag(FLAGS_fraction));
-  options.policy.k_tokens = absl::GetFlag(FLAGS_k_tokens);
-  options.policy.p_residual = static_cast<float>(absl::GetFlag(FLAGS_p_residual));
   return options;
 }
 
@@ -83,59 +81,28 @@ void PrintPrefill(const PrefillResult& r, bool json) {
               r.TokensPerSecond());
   std::printf("  %.1f GFLOP/s", r.FlopsRate() / 1e9);
   if (r.gemm_flops_rate > 0) {
-    std::printf(", %.0f%% of a large fp32 product here (%.1f GFLOP/s)",
+    std::printf(", %.0f%% of a large product here (%.1f GFLOP/s)",
                 100 * r.FlopsRate() / r.gemm_flops_rate, r.gemm_flops_rate / 1e9);
   }
   std::printf("\n");
 }
 
-void PrintDecode(const DecodeResult& r, const std::string& policy, bool json) {
-  if (json) {
-    std::printf("%s\n", nlohmann::json{{"policy", policy},
-                                       {"context", r.context},
-                                       {"batch", r.batch},
-                                       {"steps", r.steps},
-                                       {"seconds", r.seconds},
-                                       {"median_step_seconds", r.median_step},
-                                       {"tokens_per_second", r.TokensPerSecond()},
-                                       {"weight_bytes", r.weight_bytes},
-                                       {"kv_bytes", r.kv_bytes},
-                                       {"kv_bytes_dense", r.kv_bytes_dense},
-                                       {"density", r.density},
-                                       {"covered_mass", r.covered_mass},
-                                       {"read_rate", r.read_rate},
-                                       {"floor_seconds", r.FloorSeconds()}}
-                            .dump()
-                            .c_str());
-    return;
-  }
-  std::printf("decode at %d tokens, batch %d, policy %s: %.1f tokens/s, median step %.3f ms\n",
-              r.context, r.batch, policy.c_str(), r.TokensPerSecond(), 1e3 * r.median_step);
-  std::printf("  density %.3f, covered mass %.3f\n", r.density, r.covered_mass);
-  std::printf("  reads %.1f MB of weights and %.1f MB of KV a step (dense: %.1f MB)\n",
-              static_cast<double>(r.weight_bytes) / 1e6, r.kv_bytes / 1e6, r.kv_bytes_dense / 1e6);
-  std::printf("  floor %.3f ms at %.1f GB/s measured here: %.0f%% of the read rate\n",
-              1e3 * r.FloorSeconds(), r.read_rate / 1e9, 100 * r.FloorSeconds() / r.median_step);
-}
-
 absl::Status Run(const std::string& command) {
   if (command == "serve") return RunServe();
+  if (command == "attention" || command == "select" || command == "linear") {
+    return RunLayerCommand(command);
+  }
   auto options = OptionsFromFlags();
   if (!options.ok()) return options.status();
-  if (const absl::Status status = options->policy.Validate(); !status.ok()) return status;
+  const bool json = absl::GetFlag(FLAGS_json);
+  if (command == "decode") return RunDecode(*options, json);
+  options->model.summaries = false;
   auto model = tools::LoadedModel::Load(options->model);
   if (!model.ok()) return model.status();
-  const bool json = absl::GetFlag(FLAGS_json);
   if (!json) std::printf("%s\n", (*model)->backend().description().c_str());
-  if (command == "prefill") {
-    auto result = MeasurePrefill(**model, *options, absl::GetFlag(FLAGS_repeats));
-    if (!result.ok()) return result.status();
-    PrintPrefill(*result, json);
-    return absl::OkStatus();
-  }
-  auto result = MeasureDecode(**model, *options);
+  auto result = MeasurePrefill(**model, *options, absl::GetFlag(FLAGS_repeats));
   if (!result.ok()) return result.status();
-  PrintDecode(*result, std::string(model::PolicyName(options->policy.kind)), json);
+  PrintPrefill(*result, json);
   return absl::OkStatus();
 }
 
@@ -146,7 +113,9 @@ int main(int argc, char** argv) {
   absl::SetProgramUsageMessage(spotd::bench::kUsage);
   const std::vector<char*> args = absl::ParseCommandLine(argc, argv);
   const std::string command = args.size() == 2 ? args[1] : "";
-  if (command != "prefill" && command != "decode" && command != "serve") {
+  const std::vector<std::string> known = {"prefill", "decode", "attention",
+                                          "select",  "linear", "serve"};
+  if (std::find(known.begin(), known.end(), command) == known.end()) {
     std::fprintf(stderr, "spot-bench %s\n", spotd::bench::kUsage);
     return 2;
   }

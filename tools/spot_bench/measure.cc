@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "kernels/core/status.h"
+#include "tools/spot_bench/operation_timer.h"
 #include "tools/spot_bench/read_rate.h"
 
 namespace spotd::bench {
@@ -16,9 +17,6 @@ using Clock = std::chrono::steady_clock;
 
 constexpr uint32_t kSeed = 1;
 constexpr int kWarmUpSteps = 4;
-constexpr int64_t kGemmDim = 2048;
-constexpr int32_t kGemmRows = 512;
-constexpr int kGemmRepeats = 5;
 
 double SecondsSince(Clock::time_point start) {
   return std::chrono::duration<double>(Clock::now() - start).count();
@@ -52,27 +50,25 @@ double PrefillFlops(const model::ModelConfig& config, double tokens) {
   return 2 * config.layers * tokens * (per_layer + attention);
 }
 
-absl::StatusOr<double> MeasureGemmRate(kernels::Backend& backend) {
-  if (backend.activation_bytes() != sizeof(float)) return 0.0;
-  const std::vector<float> values(kGemmDim * kGemmDim, 0.5f);
+// Of a product of the size and type that the backend is at its best with.
+double MeasureGemmRate(kernels::Backend& backend) {
+  OperationTimer timer(&backend);
+  const int32_t dim = timer.on_device() ? 8192 : 2048;
+  const int32_t rows = timer.on_device() ? 8192 : 512;
+  const auto elements = static_cast<size_t>(dim) * static_cast<size_t>(dim);
+  std::vector<float> values(elements);
+  for (float& value : values) value = static_cast<float>(timer.random()() % 1024) / 1024 - 0.5f;
   kernels::WeightSource source;
   source.name = "gemm-rate";
-  source.rows = kGemmDim;
-  source.cols = kGemmDim;
+  source.rows = dim;
+  source.cols = dim;
   source.data = values.data();
-  SPOTD_ASSIGN_OR_RETURN(const auto weight, backend.CreateWeight(source));
-  std::vector<float> x(kGemmRows * kGemmDim, 0.25f);
-  std::vector<float> y(kGemmRows * kGemmDim);
-  kernels::LinearArgs args{
-      x.data(), kGemmRows, kGemmDim, 1, {{weight.get(), nullptr, y.data(), false}}};
-  double best = 1e30;
-  for (int i = 0; i < kGemmRepeats; ++i) {
-    const auto start = Clock::now();
-    backend.Linear(args);
-    SPOTD_RETURN_IF_ERROR(backend.Synchronize());
-    best = std::min(best, SecondsSince(start));
-  }
-  return 2.0 * kGemmRows * kGemmDim * kGemmDim / best;
+  const auto weight = Require(backend.CreateWeight(source));
+  const kernels::Buffer x = timer.PutActs(static_cast<size_t>(rows) * static_cast<size_t>(dim), 1);
+  const kernels::Buffer y = timer.Make(x.bytes());
+  const kernels::LinearArgs args{
+      x.data(), rows, dim, 1, {{weight.get(), nullptr, y.data(), false}}};
+  return 2.0 * rows * static_cast<double>(elements) / timer.Time([&] { backend.Linear(args); });
 }
 
 struct DecodeState {
@@ -95,10 +91,18 @@ absl::Status Step(tools::LoadedModel& model, DecodeState& state) {
 absl::StatusOr<DecodeState> StartDecode(tools::LoadedModel& model, const BenchOptions& options) {
   SPOTD_ASSIGN_OR_RETURN(const std::vector<int32_t> prompt, PromptTokens(model, options));
   DecodeState state;
-  state.tables.push_back(model.store().NewTable());
-  SPOTD_RETURN_IF_ERROR(model.Prefill(prompt, &state.tables[0]));
   while (static_cast<int32_t>(state.tables.size()) < options.batch) {
-    state.tables.push_back(model.store().Fork(state.tables[0]));
+    if (!options.filled && !state.tables.empty()) {
+      state.tables.push_back(model.store().Fork(state.tables[0]));
+      continue;
+    }
+    kvstore::BlockTable& table = state.tables.emplace_back(model.store().NewTable());
+    if (options.filled) {
+      SPOTD_RETURN_IF_ERROR(model.store().Reserve(&table, options.context));
+      model.store().Commit(&table, options.context);
+    } else {
+      SPOTD_RETURN_IF_ERROR(model.Prefill(prompt, &table));
+    }
   }
   kernels::SamplingParams greedy{};
   greedy.top_p = 1;
@@ -141,11 +145,12 @@ absl::StatusOr<PrefillResult> MeasurePrefill(tools::LoadedModel& model, const Be
     SPOTD_RETURN_IF_ERROR(model.Prefill(prompt, &table));
     result.seconds = std::min(result.seconds, SecondsSince(start));
   }
-  SPOTD_ASSIGN_OR_RETURN(result.gemm_flops_rate, MeasureGemmRate(model.backend()));
+  result.gemm_flops_rate = MeasureGemmRate(model.backend());
   return result;
 }
 
-absl::StatusOr<DecodeResult> MeasureDecode(tools::LoadedModel& model, const BenchOptions& options) {
+absl::StatusOr<DecodeResult> MeasureDecode(tools::LoadedModel& model, const BenchOptions& options,
+                                           const double& waited) {
   SPOTD_ASSIGN_OR_RETURN(DecodeState state, StartDecode(model, options));
   for (int i = 0; i < kWarmUpSteps; ++i) SPOTD_RETURN_IF_ERROR(Step(model, state));
   DecodeResult result;
@@ -158,10 +163,12 @@ absl::StatusOr<DecodeResult> MeasureDecode(tools::LoadedModel& model, const Benc
   double visible = 0;
   double mass = 0;
   for (int i = 0; i < options.steps; ++i) {
+    const double waited_before = waited;
     const auto start = Clock::now();
     SPOTD_RETURN_IF_ERROR(Step(model, state));
     seconds.push_back(SecondsSince(start));
     result.seconds += seconds.back();
+    result.host_seconds += (seconds.back() - (waited - waited_before)) / options.steps;
     Accumulate(state, &result, &attended, &visible, &mass);
   }
   std::nth_element(seconds.begin(), seconds.begin() + options.steps / 2, seconds.end());
@@ -170,7 +177,11 @@ absl::StatusOr<DecodeResult> MeasureDecode(tools::LoadedModel& model, const Benc
   result.kv_bytes_dense /= options.steps;
   result.density = attended / visible;
   result.covered_mass = mass / (options.steps * options.batch);
-  result.read_rate = MeasureReadRate(model.threads());
+  OperationTimer timer(&model.backend());
+  if (!timer.on_device()) {
+    result.read_rate = MeasureReadRate(model.threads());
+    result.host_seconds = 0;
+  }
   return result;
 }
 

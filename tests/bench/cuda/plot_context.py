@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Draws decode time against context length from the JSON lines of `step_bench GEOMETRY CONTEXT BATCH --sweep`.
+"""Draws decode time against context length from the JSON lines of `spot-bench decode --sweep --json`.
 
     plot_context.py LINES.json OUT.svg
 """
@@ -14,6 +14,8 @@ COLOURS = {"full": "#b03030", "quest": "#c08a20", "topk": "#2060a0"}
 
 def main():
     rows = [json.loads(line) for line in open(sys.argv[1]) if line.startswith("{")]
+    for row in rows:
+        row["ms"], row["floor_ms"] = 1e3 * row["median_step_seconds"], 1e3 * row["floor_seconds"]
     contexts = sorted({row["context"] for row in rows})
     top = max(row["ms"] for row in rows) * 1.05
 
@@ -37,7 +39,7 @@ def main():
         out.append(f'<text x="{x(context):.1f}" y="{HEIGHT - BOTTOM + 18}" text-anchor="middle">{context // 1024}K</text>')
     out.append(f'<text x="{(LEFT + WIDTH - RIGHT) / 2}" y="{HEIGHT - 8}" text-anchor="middle">tokens in the context</text>')
     for policy, name in NAMES.items():
-        line = sorted((row for row in rows if row["policy"] == policy), key=lambda row: row["context"])
+        line = sorted((row for row in rows if row["policy"].split("@")[0] == policy), key=lambda row: row["context"])
         if not line:
             continue
         for field, style in (("ms", 'stroke-width="2"'), ("floor_ms", 'stroke-dasharray="2 4"')):
