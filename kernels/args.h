@@ -162,21 +162,23 @@ struct AppendSelectorArgs {
 // ---------------------------------------------------------------------------------------------------------------
 // Choosing blocks. Decode only: every batch below has one row per sequence.
 //
-// A *chooser* makes one choice per (row, group). groups = 1: all heads share the choice (the
-// distilled selector, the oracle). groups = kv_heads: each KV head chooses for its GQA group
-// (Quest). Scores are natural-log masses up to a constant per (row, group): block_lse[row, group,
-// b] = log sum exp of the token scores of block b. Entries at or beyond the row's block count are
-// not written.
+// A *chooser* makes one choice per (row, group). groups = 1: all heads share the choice. groups =
+// kv_heads: each KV head chooses for its GQA group (Quest always; a distilled selector and the
+// oracle may do either). Scores are natural-log masses up to a constant per (row, group):
+// block_lse[row, group, b] = log sum exp of the token scores of block b. Entries at or beyond the
+// row's block count are not written.
 
-// The distilled selector (DESIGN 2): score(j) = sum_h w[h] * relu(q[h] . k_s[j]) / sqrt(d_s).
+// The distilled selector (DESIGN 2): score_g(j) = sum_h w[g, h] * relu(q[h] . k_s[j]) / sqrt(d_s).
+// Groups share queries and keys and differ in how they mix them.
 struct SelectorScoreArgs {
   SequenceBatch batch;
   KvLayer layer;
   int32_t heads;     // H_s
   const void* q;     // [rows, H_s, d_s] Act
-  const void* w;     // [rows, H_s] Act
-  float* block_lse;  // [rows, lse_stride]
+  const void* w;     // [rows, groups, H_s] Act
+  float* block_lse;  // [rows, groups, lse_stride]
   int32_t lse_stride;
+  int32_t groups = 1;  // 1 or kv_heads
 };
 
 // Quest (arXiv 2406.10774): an upper bound on q . k over a block, sum_i max(q_i min_i, q_i max_i),
@@ -192,16 +194,17 @@ struct QuestScoreArgs {
   int32_t lse_stride;
 };
 
-// The true attention mass of each block, averaged over query heads: log( mean_h sum_{j in b} p_h[j]
-// ).
+// The true attention mass of each block, averaged over the query heads of the choice: log( mean_h
+// sum_{j in b} p_h[j] ).
 struct OracleScoreArgs {
   SequenceBatch batch;
   KvLayer layer;
   int32_t q_heads;
   float scale;
   const void* q;     // [rows, q_heads, head_dim] Act, after RoPE
-  float* block_lse;  // [rows, lse_stride]
+  float* block_lse;  // [rows, groups, lse_stride]
   int32_t lse_stride;
+  int32_t groups = 1;  // 1 or kv_heads
 };
 
 struct SelectArgs {

@@ -1,18 +1,20 @@
 // What training a selector needs beyond the inference operations: the loss and its gradient for one
 // layer, and AdamW.
 //
-// The teacher is the frozen model's own attention: p_t(r, j) = mean over query heads h of p_h(r, j)
-// = softmax_j(scale q_h . k). A head's output suffers by the square of the mass it misses, so
-// within the residual (below) heads count by M_h^power, M_h being their residual mass, with the
-// whole scaled so that the mean's residual mass stays what it is. The student is the selector of
-// args.h: p_s = softmax of sum_h w_h relu(q_s,h . k_s) / sqrt(d_s). The loss of a query is
+// The query heads form groups: one of all heads, or one for each KV head. A group's teacher is the
+// frozen model's own attention: p_t(r, j) = mean over the group's query heads h of p_h(r, j) =
+// softmax_j(scale q_h . k). A head's output suffers by the square of the mass it misses, so within
+// the residual (below) heads count by M_h^power, M_h being their residual mass, with the whole
+// scaled so that the mean's residual mass stays what it is. A group's student is the selector of
+// args.h: p_s = softmax of sum_h w_g,h relu(q_s,h . k_s) / sqrt(d_s). The loss of a query is the
+// mean over groups of
 //
 //     full_weight * KL(p_t || p_s)  +  residual_weight * KL(p_t^R || p_s^R)
 //
 // where R restricts and renormalises both to the residual tokens: outside the first sink_tokens and
 // the last recency_tokens, which decoding always reads. Only `num_queries` sampled rows of a
-// sequence enter the loss, each against all its keys; the largest intermediate is [heads,
-// num_queries, rows], never [rows, rows].
+// sequence enter the loss, each against all its keys; the largest intermediates are [heads,
+// num_queries, rows] and [groups, num_queries, rows], never [rows, rows].
 #pragma once
 
 #include <cstdint>

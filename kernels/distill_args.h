@@ -12,7 +12,7 @@ namespace spotd::kernels {
 struct SelectorTensors {
   float* q;       // [heads * dim, hidden]
   float* k;       // [dim, hidden]
-  float* w;       // [heads, hidden]
+  float* w;       // [groups, heads, hidden]
   float* k_norm;  // [dim]
 };
 
@@ -37,6 +37,7 @@ struct DistillArgs {
   const int32_t* positions;  // [sequences, rows] RoPE position of each row
   Rope rope;                 // the selector's own
   int32_t heads;
+  int32_t groups = 1;  // 1 or layer.kv_heads
   int32_t dim;
   float norm_eps;
   // The student's keys are rounded as inference stores them in this format; gradients pass straight
@@ -59,7 +60,7 @@ struct DistillArgs {
   SelectorTensors gradients;  // accumulated into; q null: measure the loss only
 };
 
-// Sums over the queries of one DistillArgs.
+// Sums over the queries of one DistillArgs of means over groups.
 struct DistillStats {
   double loss = 0;
   double kl = 0;           // KL(p_t || p_s) over all tokens

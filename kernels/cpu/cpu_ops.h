@@ -32,7 +32,18 @@ void AppendSelector(const AppendSelectorArgs& args, ThreadPool& pool, RopeTable&
 
 // selector_score.cc
 struct SelectorScratch {
-  std::vector<float> queries;  // [rows, heads * (dim + 1)]: queries, then mixing weights
+  std::vector<float> queries;  // [rows, heads * (dim + groups)]: queries, then mixing weights
+};
+// What scoring some blocks of a row needs.
+struct RowScores {
+  const int32_t* table;  // the row's blocks
+  const float* q;        // [heads, dim]
+  const float* w;        // [groups, heads]
+  int heads;
+  int groups;
+  int32_t kv_len;
+  float* lse;  // [groups, lse_stride]
+  int64_t lse_stride;
 };
 void SelectorScore(const SelectorScoreArgs& args, ThreadPool& pool, SelectorScratch& scratch);
 

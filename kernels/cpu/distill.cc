@@ -12,15 +12,17 @@ void Resize(const DistillArgs& args, DistillScratch& s) {
   const auto queries = static_cast<size_t>(args.num_queries);
   const auto rows = static_cast<size_t>(args.rows);
   const auto heads = static_cast<size_t>(args.heads);
+  const auto groups = static_cast<size_t>(args.groups);
   const auto dim = static_cast<size_t>(args.dim);
   const auto head_dim = static_cast<size_t>(args.layer.head_dim);
   s.x_queries.resize(queries * static_cast<size_t>(args.hidden));
   for (auto* buffer : {&s.q, &s.d_q}) buffer->resize(queries * heads * dim);
-  for (auto* buffer : {&s.w, &s.d_w}) buffer->resize(queries * heads);
+  for (auto* buffer : {&s.w, &s.d_w}) buffer->resize(queries * groups * heads);
   for (auto* buffer : {&s.k_raw, &s.k, &s.d_k}) buffer->resize(rows * dim);
   s.k_rms.resize(rows);
   s.dots.resize(heads * queries * rows);
-  for (auto* buffer : {&s.scores, &s.teacher, &s.teacher_head}) buffer->resize(queries * rows);
+  for (auto* buffer : {&s.scores, &s.teacher}) buffer->resize(queries * groups * rows);
+  s.teacher_head.resize(queries * rows);
   s.teacher_q.resize(queries * head_dim);
   s.teacher_k.resize(rows * head_dim);
 }

@@ -1,3 +1,4 @@
+#include <algorithm>
 #include <cmath>
 #include <vector>
 
@@ -10,19 +11,25 @@ namespace {
 void BackThroughMix(const DistillArgs& args, ThreadPool& pool, DistillScratch& scratch) {
   const float scale = 1.0f / std::sqrt(static_cast<float>(args.dim));
   pool.ParallelFor(args.num_queries, 4, [&](int64_t begin, int64_t end, int) {
+    std::vector<float> d_dots(static_cast<size_t>(args.rows));
     for (int64_t r = begin; r < end; ++r) {
-      const float* d_score = scratch.scores.data() + r * args.rows;
+      const float* const d_scores = scratch.scores.data() + r * args.groups * args.rows;
       for (int32_t h = 0; h < args.heads; ++h) {
-        const auto at = static_cast<size_t>(r * args.heads + h);
         float* dots = scratch.dots.data() + (int64_t{h} * args.num_queries + r) * args.rows;
-        const float weight = scratch.w[at] * scale;
-        double d_weight = 0;
-        for (int64_t j = 0; j < args.rows; ++j) {
-          const bool active = dots[j] > 0.0f;
-          d_weight += active ? double{d_score[j]} * dots[j] : 0.0;
-          dots[j] = active ? d_score[j] * weight : 0.0f;
+        std::fill(d_dots.begin(), d_dots.end(), 0.0f);
+        for (int64_t g = 0; g < args.groups; ++g) {
+          const auto at = static_cast<size_t>((r * args.groups + g) * args.heads + h);
+          const float* const d_score = d_scores + g * args.rows;
+          const float weight = scratch.w[at] * scale;
+          double d_weight = 0;
+          for (int64_t j = 0; j < args.rows; ++j) {
+            const bool active = dots[j] > 0.0f;
+            d_weight += active ? double{d_score[j]} * dots[j] : 0.0;
+            d_dots[j] += active ? d_score[j] * weight : 0.0f;
+          }
+          scratch.d_w[at] = static_cast<float>(d_weight * scale);
         }
-        scratch.d_w[at] = static_cast<float>(d_weight * scale);
+        std::copy(d_dots.begin(), d_dots.end(), dots);
       }
     }
   });
@@ -71,7 +78,8 @@ void Backpropagate(const DistillArgs& args, ThreadPool& pool, DistillScratch& sc
   BackThroughNorm(args, scratch);
   Gemm(true, false, q_width, hidden, args.num_queries, 1, scratch.d_q.data(), q_width,
        scratch.x_queries.data(), hidden, 1, args.gradients.q, hidden);
-  Gemm(true, false, args.heads, hidden, args.num_queries, 1, scratch.d_w.data(), args.heads,
+  const int64_t w_width = int64_t{args.groups} * args.heads;
+  Gemm(true, false, w_width, hidden, args.num_queries, 1, scratch.d_w.data(), w_width,
        scratch.x_queries.data(), hidden, 1, args.gradients.w, hidden);
   Gemm(true, false, args.dim, hidden, args.rows, 1, scratch.d_k.data(), args.dim,
        static_cast<const float*>(args.x), hidden, 1, args.gradients.k, hidden);

@@ -83,7 +83,7 @@ void FinishTeacher(const DistillArgs& args, int64_t r, const ResidualSums& sums,
   const int64_t visible = int64_t{args.queries[r]} + 1;
   const int64_t begin = std::min<int64_t>(args.sink_tokens, visible);
   const int64_t end = std::max(begin, visible - args.recency_tokens);
-  const float share = 1.0f / static_cast<float>(args.q_heads);
+  const float share = static_cast<float>(args.groups) / static_cast<float>(args.q_heads);
   const float residual_share =
       sums.weighted > 0 ? share * static_cast<float>(sums.mass / sums.weighted) : 0.0f;
   for (int64_t j = 0; j < visible; ++j) out[j] *= j >= begin && j < end ? residual_share : share;
@@ -115,18 +115,20 @@ void RoundKeys(const DistillArgs& args, ThreadPool& pool, DistillScratch& scratc
   });
 }
 
-// scores = sum_h w_h relu(dots_h) / sqrt(dim), over each query's visible keys.
+// scores_g = sum_h w_g,h relu(dots_h) / sqrt(dim), over each query's visible keys.
 void MixHeads(const DistillArgs& args, ThreadPool& pool, DistillScratch& scratch) {
   const float scale = 1.0f / std::sqrt(static_cast<float>(args.dim));
   pool.ParallelFor(args.num_queries, 4, [&](int64_t begin, int64_t end, int) {
     for (int64_t r = begin; r < end; ++r) {
       const int64_t visible = int64_t{args.queries[r]} + 1;
-      float* scores = scratch.scores.data() + r * args.rows;
-      std::fill(scores, scores + visible, 0.0f);
-      for (int32_t h = 0; h < args.heads; ++h) {
-        const float weight = scratch.w[static_cast<size_t>(r * args.heads + h)] * scale;
-        const float* dots = scratch.dots.data() + (int64_t{h} * args.num_queries + r) * args.rows;
-        for (int64_t j = 0; j < visible; ++j) scores[j] += weight * std::max(dots[j], 0.0f);
+      for (int64_t choice = r * args.groups; choice < (r + 1) * args.groups; ++choice) {
+        float* scores = scratch.scores.data() + choice * args.rows;
+        std::fill(scores, scores + visible, 0.0f);
+        for (int32_t h = 0; h < args.heads; ++h) {
+          const float weight = scratch.w[static_cast<size_t>(choice * args.heads + h)] * scale;
+          const float* dots = scratch.dots.data() + (int64_t{h} * args.num_queries + r) * args.rows;
+          for (int64_t j = 0; j < visible; ++j) scores[j] += weight * std::max(dots[j], 0.0f);
+        }
       }
     }
   });
@@ -163,11 +165,12 @@ void RotateRows(const Rope& rope, const int32_t* positions, int64_t rows, int32_
 
 void ComputeTeacher(const DistillArgs& args, ThreadPool& pool, DistillScratch& scratch) {
   const int64_t dim = args.layer.head_dim;
-  const int64_t group = args.q_heads / args.layer.kv_heads;
+  const int64_t kv_group = args.q_heads / args.layer.kv_heads;
+  const int64_t heads = args.q_heads / args.groups;  // that share a choice
   std::fill(scratch.teacher.begin(), scratch.teacher.end(), 0.0f);
-  std::vector<ResidualSums> sums(static_cast<size_t>(args.num_queries));
+  std::vector<ResidualSums> sums(static_cast<size_t>(args.num_queries * args.groups));
   for (int64_t head = 0; head < args.q_heads; ++head) {
-    if (head % group == 0) GatherKeys(args, static_cast<int32_t>(head / group), scratch);
+    if (head % kv_group == 0) GatherKeys(args, static_cast<int32_t>(head / kv_group), scratch);
     for (int64_t r = 0; r < args.num_queries; ++r) {
       const float* q = Rows(args.q) + (int64_t{args.queries[r]} * args.q_heads + head) * dim;
       std::copy(q, q + dim, scratch.teacher_q.data() + r * dim);
@@ -179,13 +182,15 @@ void ComputeTeacher(const DistillArgs& args, ThreadPool& pool, DistillScratch& s
       for (int64_t r = begin; r < end; ++r) {
         float* scores = scratch.teacher_head.data() + r * args.rows;
         Softmax(scores, int64_t{args.queries[r]} + 1);
-        AddHead(args, r, scores, scratch.teacher.data() + r * args.rows,
-                &sums[static_cast<size_t>(r)]);
+        const int64_t choice = r * args.groups + head / heads;
+        AddHead(args, r, scores, scratch.teacher.data() + choice * args.rows,
+                &sums[static_cast<size_t>(choice)]);
       }
     });
   }
-  for (int64_t r = 0; r < args.num_queries; ++r) {
-    FinishTeacher(args, r, sums[static_cast<size_t>(r)], scratch.teacher.data() + r * args.rows);
+  for (int64_t choice = 0; choice < int64_t{args.num_queries} * args.groups; ++choice) {
+    FinishTeacher(args, choice / args.groups, sums[static_cast<size_t>(choice)],
+                  scratch.teacher.data() + choice * args.rows);
   }
 }
 
@@ -200,8 +205,9 @@ void ComputeStudent(const DistillArgs& args, ThreadPool& pool, DistillScratch& s
   }
   Gemm(false, true, args.num_queries, q_width, hidden, 1, scratch.x_queries.data(), hidden,
        args.weights.q, hidden, 0, scratch.q.data(), q_width);
-  Gemm(false, true, args.num_queries, args.heads, hidden, 1, scratch.x_queries.data(), hidden,
-       args.weights.w, hidden, 0, scratch.w.data(), args.heads);
+  const int64_t w_width = int64_t{args.groups} * args.heads;
+  Gemm(false, true, args.num_queries, w_width, hidden, 1, scratch.x_queries.data(), hidden,
+       args.weights.w, hidden, 0, scratch.w.data(), w_width);
   Gemm(false, true, args.rows, args.dim, hidden, 1, Rows(args.x), hidden, args.weights.k, hidden, 0,
        scratch.k_raw.data(), args.dim);
   NormaliseKeys(args, pool, scratch);

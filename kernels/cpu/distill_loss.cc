@@ -93,11 +93,13 @@ double MassOf(const Probabilities& probabilities, const std::vector<char>& chose
   return mass;
 }
 
-void LossOfQuery(const DistillArgs& args, int64_t r, DistillScratch& scratch, DistillStats* stats) {
-  const Span span = SpanOf(args, r);
+// `choice` counts the groups of each query.
+void LossOfChoice(const DistillArgs& args, int64_t choice, DistillScratch& scratch,
+                  DistillStats* stats) {
+  const Span span = SpanOf(args, choice / args.groups);
   const int32_t block_tokens = args.layer.block_tokens;
-  float* scores = scratch.scores.data() + r * args.rows;
-  const float* teacher = scratch.teacher.data() + r * args.rows;
+  float* scores = scratch.scores.data() + choice * args.rows;
+  const float* teacher = scratch.teacher.data() + choice * args.rows;
   std::vector<double> student(static_cast<size_t>(span.visible));
   std::vector<double> gradient(static_cast<size_t>(span.visible), 0.0);
   Softmax(scores, span.visible, student);
@@ -125,9 +127,8 @@ void LossOfQuery(const DistillArgs& args, int64_t r, DistillScratch& scratch, Di
   stats->loss += args.full_weight * first_term + args.residual_weight * residual;
   stats->recalled_mass += MassOf(teacher, recalled, span, block_tokens);
   stats->believed_mass += MassOf(student, recalled, span, block_tokens);
-  stats->queries += 1;
-  for (int64_t j = 0; j < span.visible; ++j)
-    scores[j] = static_cast<float>(args.gradient_scale * gradient[j]);
+  const double scale = static_cast<double>(args.gradient_scale) / args.groups;
+  for (int64_t j = 0; j < span.visible; ++j) scores[j] = static_cast<float>(scale * gradient[j]);
   std::fill(scores + span.visible, scores + args.rows, 0.0f);
 }
 
@@ -135,21 +136,23 @@ void LossOfQuery(const DistillArgs& args, int64_t r, DistillScratch& scratch, Di
 
 void ComputeLoss(const DistillArgs& args, ThreadPool& pool, DistillScratch& scratch,
                  DistillStats* stats) {
-  // One slot per query, summed in order, so that the figures do not depend on the number of
+  // One slot per choice, summed in order, so that the figures do not depend on the number of
   // threads.
-  std::vector<DistillStats> by_query(static_cast<size_t>(args.num_queries));
-  pool.ParallelFor(args.num_queries, 4, [&](int64_t begin, int64_t end, int) {
-    for (int64_t r = begin; r < end; ++r)
-      LossOfQuery(args, r, scratch, &by_query[static_cast<size_t>(r)]);
+  std::vector<DistillStats> by_choice(static_cast<size_t>(args.num_queries) *
+                                      static_cast<size_t>(args.groups));
+  pool.ParallelFor(static_cast<int64_t>(by_choice.size()), 4, [&](int64_t begin, int64_t end, int) {
+    for (int64_t i = begin; i < end; ++i)
+      LossOfChoice(args, i, scratch, &by_choice[static_cast<size_t>(i)]);
   });
-  for (const DistillStats& query : by_query) {
-    stats->loss += query.loss;
-    stats->kl += query.kl;
-    stats->residual_kl += query.residual_kl;
-    stats->recalled_mass += query.recalled_mass;
-    stats->believed_mass += query.believed_mass;
-    stats->queries += query.queries;
+  const double share = 1.0 / args.groups;
+  for (const DistillStats& choice : by_choice) {
+    stats->loss += share * choice.loss;
+    stats->kl += share * choice.kl;
+    stats->residual_kl += share * choice.residual_kl;
+    stats->recalled_mass += share * choice.recalled_mass;
+    stats->believed_mass += share * choice.believed_mass;
   }
+  stats->queries += args.num_queries;
 }
 
 }  // namespace spotd::kernels::cpu

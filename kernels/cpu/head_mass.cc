@@ -222,7 +222,7 @@ void QuestScore(const QuestScoreArgs& args, ThreadPool& pool, HeadMassScratch& s
 }
 
 void OracleScore(const OracleScoreArgs& args, ThreadPool& pool, HeadMassScratch& scratch) {
-  ScoreHeads(args, 1, pool, scratch, StretchBlocks(args.layer.block_tokens), 1,
+  ScoreHeads(args, args.groups, pool, scratch, StretchBlocks(args.layer.block_tokens), 1,
              [](const auto&... unit) {
                HWY_DYNAMIC_DISPATCH(OracleUnit)
                (unit...);

@@ -22,6 +22,7 @@ namespace HWY_NAMESPACE {
 constexpr int kLanes = LanesOf(Wide());
 constexpr int kHeadChunk = 4;
 constexpr int kMaxBlockTokens = 64;
+constexpr int kMaxGroups = 8;  // of one pass over the keys
 
 // Signed values of the 16 codes: int4 as they are, fp4 doubled.
 alignas(16) constexpr int8_t kInt4Values[16] = {-8, -7, -6, -5, -4, -3, -2, -1,
@@ -132,23 +133,29 @@ HWY_INLINE void Dots(const float* q, const std::byte* tile, int dim, int lane,
   }
 }
 
-// Base-2 scores of one block. q, w: [heads, dim], [heads], heads a multiple of kHeadChunk.
+// Base-2 scores of one block, [groups, kMaxBlockTokens]. q, w: [heads, dim], [groups, heads], heads
+// a multiple of kHeadChunk.
 template <SelectorKeyFormat kFormat>
-HWY_INLINE void ScoreBlock(const float* q, const float* w, int heads, const std::byte* block,
-                           int tokens, int dim, float* HWY_RESTRICT scores) {
+HWY_INLINE void ScoreBlock(const float* q, const float* w, int heads, int groups,
+                           const std::byte* block, int tokens, int dim,
+                           float* HWY_RESTRICT scores) {
   const Wide d;
   for (int t = 0; t < tokens; t += kLanes) {
     const std::byte* const tile =
         block + static_cast<size_t>(t / kSelectorTile) * SelectorTileBytes(kFormat, dim);
-    VWide score = hn::Zero(d);
     for (int h = 0; h < heads; h += kHeadChunk) {
       VWide dots[kHeadChunk];
       Dots<kFormat>(q + h * dim, tile, dim, t % kSelectorTile, dots);
-      for (int i = 0; i < kHeadChunk; ++i) {
-        score = hn::MulAdd(hn::Set(d, w[h + i]), hn::Max(dots[i], hn::Zero(d)), score);
+      for (int g = 0; g < groups; ++g) {
+        float* const sum = scores + g * kMaxBlockTokens + t;
+        VWide score = h == 0 ? hn::Zero(d) : hn::LoadU(d, sum);
+        for (int i = 0; i < kHeadChunk; ++i) {
+          score =
+              hn::MulAdd(hn::Set(d, w[g * heads + h + i]), hn::Max(dots[i], hn::Zero(d)), score);
+        }
+        hn::StoreU(score, d, sum);
       }
     }
-    hn::StoreU(score, d, scores + t);
   }
 }
 
@@ -191,35 +198,39 @@ HWY_INLINE void PrefetchBlock(const KvLayer& layer, int32_t physical) {
 }
 
 template <SelectorKeyFormat kFormat>
-HWY_NOINLINE void ScoreBlocks(const KvLayer& layer, const int32_t* table, const float* q,
-                              const float* w, int heads, int begin, int end, int kv_len,
-                              float* lse) {
-  HWY_ALIGN float scores[kMaxBlockTokens];
-  HWY_ALIGN float max[kChunkBlocks];
-  HWY_ALIGN float sum[kChunkBlocks];
-  for (int b = begin; b < end; ++b) {
-    const std::byte* const block = BlockSelectorKeys(layer, table[b]);
-    if (b + kAhead < end) PrefetchBlock(layer, table[b + kAhead]);
-    const int tokens = std::min(layer.block_tokens, kv_len - b * layer.block_tokens);
-    ScoreBlock<kFormat>(q, w, heads, block, tokens, layer.selector_dim, scores);
-    Reduce(scores, tokens, max + b - begin, sum + b - begin);
+HWY_NOINLINE void ScoreBlocks(const KvLayer& layer, const RowScores& row, int begin, int end) {
+  HWY_ALIGN float scores[kMaxGroups * kMaxBlockTokens];
+  HWY_ALIGN float max[kMaxGroups * kChunkBlocks];
+  HWY_ALIGN float sum[kMaxGroups * kChunkBlocks];
+  for (int first = 0; first < row.groups; first += kMaxGroups) {
+    const int groups = std::min(kMaxGroups, row.groups - first);
+    for (int b = begin; b < end; ++b) {
+      const std::byte* const block = BlockSelectorKeys(layer, row.table[b]);
+      if (b + kAhead < end) PrefetchBlock(layer, row.table[b + kAhead]);
+      const int tokens = std::min(layer.block_tokens, row.kv_len - b * layer.block_tokens);
+      ScoreBlock<kFormat>(row.q, row.w + first * row.heads, row.heads, groups, block, tokens,
+                          layer.selector_dim, scores);
+      for (int g = 0; g < groups; ++g) {
+        const int at = g * kChunkBlocks + b - begin;
+        Reduce(scores + g * kMaxBlockTokens, tokens, max + at, sum + at);
+      }
+    }
+    for (int g = 0; g < groups; ++g) {
+      ToLse(max + g * kChunkBlocks, sum + g * kChunkBlocks, end - begin,
+            row.lse + (first + g) * row.lse_stride + begin);
+    }
   }
-  ToLse(max, sum, end - begin, lse + begin);
 }
 
-// lse[b] for blocks [begin, end), at most kChunkBlocks of them, of a row of kv_len tokens.
-void ScoreChunk(const KvLayer& layer, const int32_t* table, const float* q, const float* w,
-                int heads, int begin, int end, int kv_len, float* lse) {
+// The log-sum-exps of blocks [begin, end), at most kChunkBlocks of them, of a row.
+void ScoreChunk(const KvLayer& layer, const RowScores& row, int begin, int end) {
   switch (layer.selector_format) {
     case SelectorKeyFormat::kBf16:
-      return ScoreBlocks<SelectorKeyFormat::kBf16>(layer, table, q, w, heads, begin, end, kv_len,
-                                                   lse);
+      return ScoreBlocks<SelectorKeyFormat::kBf16>(layer, row, begin, end);
     case SelectorKeyFormat::kInt4:
-      return ScoreBlocks<SelectorKeyFormat::kInt4>(layer, table, q, w, heads, begin, end, kv_len,
-                                                   lse);
+      return ScoreBlocks<SelectorKeyFormat::kInt4>(layer, row, begin, end);
     case SelectorKeyFormat::kFp4:
-      return ScoreBlocks<SelectorKeyFormat::kFp4>(layer, table, q, w, heads, begin, end, kv_len,
-                                                  lse);
+      return ScoreBlocks<SelectorKeyFormat::kFp4>(layer, row, begin, end);
     case SelectorKeyFormat::kNone:
       return;
   }
@@ -238,16 +249,17 @@ HWY_EXPORT(ScoreChunk);
 constexpr int32_t kChunk = 64;  // blocks of one task
 constexpr int32_t kHeadPadding = 4;
 
-// Queries and mixing weights of a row, with heads of weight 0 up to a multiple of kHeadPadding. The
-// weights hold 1 / sqrt(d_s) and the change to base 2.
+// Queries and mixing weights of a row, with heads of weight 0 up to a multiple of kHeadPadding, in
+// every group. The weights hold 1 / sqrt(d_s) and the change to base 2.
 void PrepareQueries(const SelectorScoreArgs& args, int64_t row, int heads, float* q, float* w) {
   const int64_t dim = args.layer.selector_dim;
   const float* const from = static_cast<const float*>(args.q) + row * args.heads * dim;
   std::copy(from, from + args.heads * dim, q);
   std::fill(q + args.heads * dim, q + heads * dim, 0.0f);
   const float scale = 1.44269504f / std::sqrt(static_cast<float>(dim));
-  for (int h = 0; h < heads; ++h) {
-    w[h] = h < args.heads ? static_cast<const float*>(args.w)[row * args.heads + h] * scale : 0.0f;
+  const float* mixing = static_cast<const float*>(args.w) + row * args.groups * args.heads;
+  for (int g = 0; g < args.groups; ++g, mixing += args.heads, w += heads) {
+    for (int h = 0; h < heads; ++h) w[h] = h < args.heads ? mixing[h] * scale : 0.0f;
   }
 }
 
@@ -257,7 +269,7 @@ void SelectorScore(const SelectorScoreArgs& args, ThreadPool& pool, SelectorScra
   const SequenceBatch& batch = args.batch;
   const int heads = (args.heads + kHeadPadding - 1) / kHeadPadding * kHeadPadding;
   const size_t row_floats =
-      static_cast<size_t>(heads) * static_cast<size_t>(args.layer.selector_dim + 1);
+      static_cast<size_t>(heads) * static_cast<size_t>(args.layer.selector_dim + args.groups);
   Grow(scratch.queries, static_cast<size_t>(batch.num_rows) * row_floats);
   const auto queries = [&](int64_t row) {
     return scratch.queries.data() + static_cast<size_t>(row) * row_floats;
@@ -273,10 +285,16 @@ void SelectorScore(const SelectorScoreArgs& args, ThreadPool& pool, SelectorScra
     const auto begin = static_cast<int32_t>(task % chunks) * kChunk;
     const int32_t blocks = NumBlocks(batch.kv_len[row], args.layer.block_tokens);
     if (begin >= blocks) return;
+    const RowScores scores = {batch.block_tables + row * batch.table_stride,
+                              queries(row),
+                              weights(row),
+                              heads,
+                              args.groups,
+                              batch.kv_len[row],
+                              args.block_lse + row * args.groups * args.lse_stride,
+                              args.lse_stride};
     HWY_DYNAMIC_DISPATCH(ScoreChunk)
-    (args.layer, batch.block_tables + row * batch.table_stride, queries(row), weights(row), heads,
-     begin, std::min(begin + kChunk, blocks), batch.kv_len[row],
-     args.block_lse + row * args.lse_stride);
+    (args.layer, scores, begin, std::min(begin + kChunk, blocks));
   });
 }
 

@@ -30,8 +30,8 @@ int64_t PartialFloats(const DistillArgs& a) {
   const auto floats = [&](int m, int k) {
     return int64_t{m} * a.hidden * SplitsFor(m, a.hidden, k);
   };
-  return std::max({floats(a.heads * a.dim, queries), floats(a.heads, queries), floats(a.dim, keys),
-                   KNormPartials(a)});
+  return std::max({floats(a.heads * a.dim, queries), floats(a.groups * a.heads, queries),
+                   floats(a.dim, keys), KNormPartials(a)});
 }
 
 DistillScratch Carve(const DistillArgs& a, Carver& carver) {
@@ -42,15 +42,15 @@ DistillScratch Carve(const DistillArgs& a, Carver& carver) {
   s.stride = (a.rows + 3) / 4 * 4;
   s.x_queries = carver.Take<uint16_t>(queries * a.hidden);
   s.q = carver.Take<float>(queries * q_width);
-  s.w = carver.Take<float>(queries * a.heads);
+  s.w = carver.Take<float>(queries * a.groups * a.heads);
   s.k_raw = carver.Take<float>(keys * a.dim);
   s.k_rms = carver.Take<float>(keys);
   s.k = carver.Take<float>(keys * a.dim);
   s.dots = carver.Take<float>(queries * a.heads * s.stride);
-  s.d_scores = carver.Take<float>(queries * s.stride);
-  s.teacher = carver.Take<float>(queries * s.stride);
+  s.d_scores = carver.Take<float>(queries * a.groups * s.stride);
+  s.teacher = carver.Take<float>(queries * a.groups * s.stride);
   s.d_q = carver.Take<float>(queries * q_width);
-  s.d_w = carver.Take<float>(queries * a.heads);
+  s.d_w = carver.Take<float>(queries * a.groups * a.heads);
   s.d_k = carver.Take<float>(keys * a.dim);
   s.partials = carver.Take<float>(PartialFloats(a));
   s.query_stats = carver.Take<double>(queries * kStatCount);
@@ -89,7 +89,7 @@ class Stages {
     Run(LaunchTeacher(stream_, a_, s_));
     Run(LaunchGather(stream_, a_, s_));
     Project(s_.x_queries, queries_, a_.weights.q, a_.heads * a_.dim, s_.q);
-    Project(s_.x_queries, queries_, a_.weights.w, a_.heads, s_.w);
+    Project(s_.x_queries, queries_, a_.weights.w, a_.groups * a_.heads, s_.w);
     Project(a_.x, keys_, a_.weights.k, a_.dim, s_.k_raw);
     Run(LaunchNormRope(stream_, a_, s_));
     // All heads' queries of a sequence against its keys: [R * heads, dim] times [L, dim]^T.
@@ -117,7 +117,7 @@ class Stages {
     Batched(d_k);
     Run(LaunchNormRopeBackward(stream_, a_, s_));
     AddGradient(s_.d_q, a_.heads * a_.dim, s_.x_queries, queries_, a_.gradients.q);
-    AddGradient(s_.d_w, a_.heads, s_.x_queries, queries_, a_.gradients.w);
+    AddGradient(s_.d_w, a_.groups * a_.heads, s_.x_queries, queries_, a_.gradients.w);
     AddGradient(s_.d_k, a_.dim, a_.x, keys_, a_.gradients.k);
   }
 

@@ -16,40 +16,51 @@ __device__ float BlockSum(float v, float* scratch) {
   return BlockReduce<false>(v, scratch);
 }
 
-// The student's scores of query `query` into `scores`: sum over heads of w relu(q . k) / sqrt(dim).
+// The student's scores of one group of query `query` into `scores`: sum over heads of w relu(q . k)
+// / sqrt(dim). `choice` counts the groups of all queries.
 __device__ void MixHeads(const DistillArgs& args, const DistillScratch& s, int64_t query,
-                         int visible, float* scores) {
+                         int64_t choice, int visible, float* scores) {
   const float scale = rsqrtf(static_cast<float>(args.dim));
   for (int j = threadIdx.x; j < visible; j += kThreads) {
     float score = 0;
     for (int h = 0; h < args.heads; ++h) {
       const float dot = s.dots[(query * args.heads + h) * s.stride + j];
-      score += s.w[query * args.heads + h] * fmaxf(dot, 0.0f);
+      score += s.w[choice * args.heads + h] * fmaxf(dot, 0.0f);
     }
     scores[j] = score * scale;
   }
 }
 
-// From the gradient of the scores to d_w and to the gradient of q . k, which replaces it.
+// From the gradients of all groups' scores to d_w and to the gradient of q . k, which replaces it.
 __device__ void UnmixHeads(const DistillArgs& args, const DistillScratch& s, int64_t query,
-                           int visible, const float* d_score, float* scratch) {
+                           int visible, float* scratch) {
   const float scale = rsqrtf(static_cast<float>(args.dim));
+  const int64_t first = query * args.groups;
+  const float* d_scores = s.d_scores + first * s.stride;
   for (int h = 0; h < args.heads; ++h) {
     float* dots = s.dots + (query * args.heads + h) * s.stride;
-    const float weight = s.w[query * args.heads + h] * scale;
-    float d_weight = 0;
-    for (int j = threadIdx.x; j < args.rows; j += kThreads) {
-      const bool active = j < visible && dots[j] > 0.0f;
-      d_weight += active ? d_score[j] * dots[j] : 0.0f;
-      dots[j] = active ? d_score[j] * weight : 0.0f;
+    const float* w = s.w + first * args.heads + h;
+    for (int group = 0; group < args.groups; ++group) {
+      const bool last = group + 1 == args.groups;
+      float d_weight = 0;
+      for (int j = threadIdx.x; j < args.rows; j += kThreads) {
+        const float dot = dots[j];
+        const bool active = j < visible && dot > 0.0f;
+        if (active) d_weight += d_scores[group * s.stride + j] * dot;
+        if (!last) continue;
+        float d_dot = 0;
+        for (int g = 0; active && g < args.groups; ++g)
+          d_dot += d_scores[g * s.stride + j] * (w[g * args.heads] * scale);
+        dots[j] = d_dot;
+      }
+      d_weight = BlockSum(d_weight, scratch);
+      if (threadIdx.x == 0) s.d_w[(first + group) * args.heads + h] = d_weight * scale;
     }
-    d_weight = BlockSum(d_weight, scratch);
-    if (threadIdx.x == 0) s.d_w[query * args.heads + h] = d_weight * scale;
   }
 }
 
-// What one block works on: the probabilities of a query in shared memory, cut into reserved and
-// residual.
+// What one block works on: the probabilities of a query and group in shared memory, cut into
+// reserved and residual.
 struct Query {
   int visible;
   int sinks;
@@ -136,7 +147,37 @@ __device__ float ChosenMass(const Query& q, int block_tokens, const float* proba
   return BlockSum(mass, q.scratch);
 }
 
-// One block a query.
+// The loss of one query and group, whose student's probabilities are in q.student: figures into
+// `figures` (thread 0's), the gradient into d_score.
+__device__ void ChoiceLoss(const DistillArgs& args, const Query& q, float* d_score,
+                           double (&figures)[kStatCount]) {
+  const int block_tokens = args.layer.block_tokens;
+  const float gradient_scale = args.gradient_scale / args.groups;
+  for (int j = threadIdx.x; j < q.visible; j += kThreads) d_score[j] = 0;
+  const bool sparse = args.sparse_fraction > 0;
+  const auto everywhere = [](int) { return true; };
+  const float kl =
+      RestrictedKl(q, everywhere, sparse ? 0.0f : args.full_weight, gradient_scale, d_score);
+  float first_term = kl;
+  if (sparse) {
+    ChooseBlocks(q, block_tokens, args.sparse_fraction);
+    const auto read = [&](int j) { return q.chosen[j / block_tokens] != 0; };
+    first_term = RestrictedKl(q, read, args.full_weight, gradient_scale, d_score);
+  }
+  const auto residual_tokens = [&](int j) { return j >= q.sinks && j < q.recency_begin; };
+  const float residual =
+      RestrictedKl(q, residual_tokens, args.residual_weight, gradient_scale, d_score);
+
+  ChooseBlocks(q, block_tokens, args.recall_fraction);
+  const double share = 1.0 / args.groups;
+  figures[0] += share * (args.full_weight * first_term + args.residual_weight * residual);
+  figures[1] += share * kl;
+  figures[2] += share * residual;
+  figures[3] += share * ChosenMass(q, block_tokens, q.teacher);
+  figures[4] += share * ChosenMass(q, block_tokens, q.student);
+}
+
+// One block a query; groups one after the other.
 __global__ void LossKernel(DistillArgs args, DistillScratch s) {
   extern __shared__ float shared[];
   __shared__ float scratch[33];
@@ -148,44 +189,25 @@ __global__ void LossKernel(DistillArgs args, DistillScratch s) {
   q.sinks = min(args.sink_tokens, q.visible);
   q.recency_begin = max(q.sinks, q.visible - args.recency_tokens);
   q.blocks = (q.visible + block_tokens - 1) / block_tokens;
-  q.teacher = s.teacher + query * s.stride;
   q.student = shared;
   q.mass = shared + args.rows;
   q.chosen = reinterpret_cast<unsigned char*>(q.mass + max_blocks);
   q.scratch = scratch;
-  MixHeads(args, s, query, q.visible, q.student);
-  __syncthreads();
-  Softmax(q);
-
-  float* d_score = s.d_scores + query * s.stride;
-  for (int j = threadIdx.x; j < q.visible; j += kThreads) d_score[j] = 0;
-  const bool sparse = args.sparse_fraction > 0;
-  const auto everywhere = [](int) { return true; };
-  const float kl =
-      RestrictedKl(q, everywhere, sparse ? 0.0f : args.full_weight, args.gradient_scale, d_score);
-  float first_term = kl;
-  if (sparse) {
-    ChooseBlocks(q, block_tokens, args.sparse_fraction);
-    const auto read = [&](int j) { return q.chosen[j / block_tokens] != 0; };
-    first_term = RestrictedKl(q, read, args.full_weight, args.gradient_scale, d_score);
+  double figures[kStatCount] = {};
+  figures[5] = 1;
+  for (int group = 0; group < args.groups; ++group) {
+    const int64_t choice = query * args.groups + group;
+    q.teacher = s.teacher + choice * s.stride;
+    __syncthreads();  // the group before has been read
+    MixHeads(args, s, query, choice, q.visible, q.student);
+    __syncthreads();
+    Softmax(q);
+    ChoiceLoss(args, q, s.d_scores + choice * s.stride, figures);
   }
-  const auto residual_tokens = [&](int j) { return j >= q.sinks && j < q.recency_begin; };
-  const float residual =
-      RestrictedKl(q, residual_tokens, args.residual_weight, args.gradient_scale, d_score);
-
-  ChooseBlocks(q, block_tokens, args.recall_fraction);
-  const float recalled = ChosenMass(q, block_tokens, q.teacher);
-  const float believed = ChosenMass(q, block_tokens, q.student);
   if (threadIdx.x == 0) {
-    double* out = s.query_stats + query * kStatCount;
-    out[0] = args.full_weight * first_term + args.residual_weight * residual;
-    out[1] = kl;
-    out[2] = residual;
-    out[3] = recalled;
-    out[4] = believed;
-    out[5] = 1;
+    for (int i = 0; i < kStatCount; ++i) s.query_stats[query * kStatCount + i] = figures[i];
   }
-  if (args.gradients.q != nullptr) UnmixHeads(args, s, query, q.visible, d_score, scratch);
+  if (args.gradients.q != nullptr) UnmixHeads(args, s, query, q.visible, scratch);
 }
 
 // stats += the sum of query_stats; one warp a figure, always in the same order.

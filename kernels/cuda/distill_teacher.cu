@@ -150,20 +150,55 @@ __device__ float CombineParts(const Sum* parts, int stride) {
   return total.max + __log2f(total.sum);
 }
 
-// The weight of each head within the residual of one query, the heads' mean included: lse and
-// residual_lse are [q_heads, kQueries], from this query's first; the latter is replaced.
-__device__ void WeighHeads(const DistillArgs& args, const float* lse, float* residual_lse) {
+// The weight of each of a group's `heads` within the residual of one query, the heads' mean
+// included: lse and residual_lse are [heads, kQueries], from this query's first; the latter is
+// replaced.
+__device__ void WeighHeads(const DistillArgs& args, int heads, const float* lse,
+                           float* residual_lse) {
   float mass = 0;
   float weighted = 0;
-  for (int head = 0; head < args.q_heads; ++head) {
+  for (int head = 0; head < heads; ++head) {
     const float own = exp2f(residual_lse[head * kQueries] - lse[head * kQueries]);
     const float weight = own > 0.0f ? powf(own, args.teacher_power) : 0.0f;
     mass += own;
     weighted += weight * own;
     residual_lse[head * kQueries] = weight;
   }
-  const float factor = weighted > 0.0f ? mass / weighted / args.q_heads : 0.0f;
-  for (int head = 0; head < args.q_heads; ++head) residual_lse[head * kQueries] *= factor;
+  const float factor = weighted > 0.0f ? mass / weighted / heads : 0.0f;
+  for (int head = 0; head < heads; ++head) residual_lse[head * kQueries] *= factor;
+}
+
+// p_t of one group for 16 keys from `key`, of the block's queries, of which `first` is the first.
+__device__ void WriteMean(const DistillArgs& args, const DistillScratch& s, const Lane& lane,
+                          int group, int first, int key, const float* lse, const float* weights) {
+  const int heads = args.q_heads / args.groups;
+  const float share = 1.0f / static_cast<float>(heads);
+  float mean[2][4] = {};
+  for (int head = group * heads; head < (group + 1) * heads; ++head) {
+    float scores[2][4];
+    Scores(args, lane, head, key, scores);
+#pragma unroll
+    for (int i = 0; i < 2; ++i) {
+#pragma unroll
+      for (int e = 0; e < 4; ++e) {
+        if (scores[i][e] == -INFINITY) continue;
+        const int own = head * kQueries + 8 * i + 2 * lane.t + e % 2;
+        const bool weighed = IsResidual(args, key + lane.g + e / 2 * 8, lane.limit[i][e % 2]);
+        mean[i][e] += Exp2(scores[i][e] - lse[own]) * (weighed ? weights[own] : share);
+      }
+    }
+  }
+#pragma unroll
+  for (int i = 0; i < 2; ++i) {
+#pragma unroll
+    for (int e = 0; e < 4; ++e) {
+      const int at = key + lane.g + e / 2 * 8;
+      const int query = first + 8 * i + 2 * lane.t + e % 2;
+      if (at > lane.limit[i][e % 2]) continue;
+      const int64_t row = int64_t{lane.sequence} * args.num_queries + query;
+      s.teacher[(row * args.groups + group) * s.stride + at] = mean[i][e];
+    }
+  }
 }
 
 __global__ void __launch_bounds__(kThreads) TeacherKernel(DistillArgs args, DistillScratch s) {
@@ -189,37 +224,16 @@ __global__ void __launch_bounds__(kThreads) TeacherKernel(DistillArgs args, Dist
     weights[i] = CombineParts(residual + at, kQueries);
   }
   __syncthreads();
-  if (threadIdx.x < kQueries && first + threadIdx.x < args.num_queries) {
-    WeighHeads(args, lse + threadIdx.x, weights + threadIdx.x);
+  const int heads = args.q_heads / args.groups;
+  for (int i = threadIdx.x; i < args.groups * kQueries; i += kThreads) {
+    const int at = i / kQueries * heads * kQueries + i % kQueries;
+    if (first + i % kQueries < args.num_queries) WeighHeads(args, heads, lse + at, weights + at);
   }
   __syncthreads();
 
-  const float share = 1.0f / static_cast<float>(args.q_heads);
   for (int key = warp * kKeys; key < keys; key += kWarps * kKeys) {
-    float mean[2][4] = {};
-    for (int head = 0; head < args.q_heads; ++head) {
-      float scores[2][4];
-      Scores(args, lane, head, key, scores);
-#pragma unroll
-      for (int i = 0; i < 2; ++i) {
-#pragma unroll
-        for (int e = 0; e < 4; ++e) {
-          if (scores[i][e] == -INFINITY) continue;
-          const int own = head * kQueries + 8 * i + 2 * lane.t + e % 2;
-          const bool weighed = IsResidual(args, key + lane.g + e / 2 * 8, lane.limit[i][e % 2]);
-          mean[i][e] += Exp2(scores[i][e] - lse[own]) * (weighed ? weights[own] : share);
-        }
-      }
-    }
-#pragma unroll
-    for (int i = 0; i < 2; ++i) {
-#pragma unroll
-      for (int e = 0; e < 4; ++e) {
-        const int at = key + lane.g + e / 2 * 8;
-        const int query = first + 8 * i + 2 * lane.t + e % 2;
-        if (at > lane.limit[i][e % 2]) continue;
-        s.teacher[(int64_t{blockIdx.y} * args.num_queries + query) * s.stride + at] = mean[i][e];
-      }
+    for (int group = 0; group < args.groups; ++group) {
+      WriteMean(args, s, lane, group, first, key, lse, weights);
     }
   }
 }

@@ -229,10 +229,15 @@ cudaError_t LaunchOracleScore(const LaunchContext& ctx, const OracleScoreArgs& a
   const dim3 grid(CeilDiv(stride, kWarps), args.q_heads, args.batch.num_seqs);
   const cudaError_t error = Launch(ctx, OracleKernel, grid, kWarps * 32, 0, args, values);
   if (error != cudaSuccess) return error;
-  const MeanProblem mean = {values,         args.batch.kv_len,       stride,
-                            args.q_heads,   args.layer.block_tokens, args.block_lse,
+  const MeanProblem mean = {values,
+                            args.batch.kv_len,
+                            stride,
+                            args.q_heads / args.groups,
+                            args.layer.block_tokens,
+                            args.block_lse,
                             args.lse_stride};
-  return Launch(ctx, MeanSoftmaxKernel, dim3(1, args.batch.num_seqs), kMeanThreads, 0, mean);
+  return Launch(ctx, MeanSoftmaxKernel, dim3(args.groups, args.batch.num_seqs), kMeanThreads, 0,
+                mean);
 }
 
 }  // namespace spotd::kernels::cuda

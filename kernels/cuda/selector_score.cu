@@ -27,7 +27,9 @@ struct Query {
   uint32_t b[kHeadTiles][kGroups][2];
   int start[kHeadTiles][kGroups]
            [2];  // of this lane's two columns (head t): the magic less the offset of the codes
-  float weight[kHeadTiles];  // of head t: mixing weight, q's scale, 1 / sqrt(d), log2 e
+  // Of head t: q's scale, 1 / sqrt(d), log2 e and, where there is one choice only, its mixing
+  // weight.
+  float weight[kHeadTiles];
 };
 
 // The same for a whole warp, in shared memory: made by one warp for all.
@@ -47,7 +49,7 @@ __device__ inline uint32_t PackBytes(const int (&v)[4]) {
 }
 
 // One warp quantises the four heads of a tile.
-template <int kGroups, int kHeadTiles>
+template <int kGroups, int kHeadTiles, bool kOneChoice>
 __device__ inline void QuantiseQuery(const SelectorScoreArgs& args, int row, int tile,
                                      SharedQuery<kGroups, kHeadTiles>& query) {
   constexpr int kDim = kGroups * kInt4Group;
@@ -57,10 +59,13 @@ __device__ inline void QuantiseQuery(const SelectorScoreArgs& args, int row, int
   const int head = tile * kHeadsPerTile + g / 2;
   const auto* q = static_cast<const Bf16x*>(args.q) + (int64_t{row} * args.heads + head) * kDim;
   const int mine = tile * kHeadsPerTile + t;
-  const float mix =
-      mine < args.heads
-          ? __bfloat162float(static_cast<const Bf16x*>(args.w)[int64_t{row} * args.heads + mine])
-          : 0.0f;
+  float mix = 1.0f;
+  if constexpr (kOneChoice) {
+    mix =
+        mine < args.heads
+            ? __bfloat162float(static_cast<const Bf16x*>(args.w)[int64_t{row} * args.heads + mine])
+            : 0.0f;
+  }
   // This lane's dims of every group: 4t + i and 16 + 4t + i.
   uint2 raw[kGroups][2];
   float largest = 0;
@@ -163,11 +168,16 @@ __device__ inline void LoadTile(const uint8_t* tile, KeyTile<kGroups>& keys) {
   }
 }
 
-// Scores of tokens g and g + 8, log2 domain, the same in the four lanes t.
+// One head tile's weighted products with tokens g and g + 8: lane t has head t's.
+struct HeadProducts {
+  float low;
+  float high;
+};
+
 template <int kGroups, int kHeadTiles>
-__device__ inline float2 ScoreTile(const Query<kGroups, kHeadTiles>& query,
-                                   const KeyTile<kGroups>& keys) {
-  float2 score = {0, 0};
+__device__ inline void MultiplyTile(const Query<kGroups, kHeadTiles>& query,
+                                    const KeyTile<kGroups>& keys,
+                                    HeadProducts (&products)[kHeadTiles]) {
 #pragma unroll
   for (int tile = 0; tile < kHeadTiles; ++tile) {
     float dot[2] = {0, 0};
@@ -189,8 +199,21 @@ __device__ inline float2 ScoreTile(const Query<kGroups, kHeadTiles>& query,
         dot[half] = fmaf(fmaf(fine, kFineStep, coarse), scale, dot[half]);
       }
     }
-    score.x = fmaf(fmaxf(dot[0], 0.0f), query.weight[tile], score.x);
-    score.y = fmaf(fmaxf(dot[1], 0.0f), query.weight[tile], score.y);
+    products[tile] = {fmaxf(dot[0], 0.0f) * query.weight[tile],
+                      fmaxf(dot[1], 0.0f) * query.weight[tile]};
+  }
+}
+
+// Scores of tokens g and g + 8, log2 domain, the same in the four lanes t: the products mixed by
+// `mix`, which holds this lane's heads, 4 apart (null: they are mixed already).
+template <int kHeadTiles>
+__device__ inline float2 MixHeads(const HeadProducts (&products)[kHeadTiles], const float* mix) {
+  float2 score = {0, 0};
+#pragma unroll
+  for (int tile = 0; tile < kHeadTiles; ++tile) {
+    const float weight = mix == nullptr ? 1.0f : mix[tile * kHeadsPerTile];
+    score.x = fmaf(products[tile].low, weight, score.x);
+    score.y = fmaf(products[tile].high, weight, score.y);
   }
   score.x += __shfl_xor_sync(kFullMask, score.x, 1);
   score.y += __shfl_xor_sync(kFullMask, score.y, 1);
@@ -216,8 +239,20 @@ __device__ inline float BlockLse(const float (&scores)[kScores]) {
   return (max + __log2f(sum)) * kLn2;
 }
 
-// A warp takes a batch of blocks at a time: loads all their keys, then scores them.
-template <int kGroups, int kHeadTiles, int kTiles>
+// Mixing weights of all choices of a row, [groups, kHeadTiles * kHeadsPerTile], into shared memory.
+template <int kHeadTiles>
+__device__ inline void LoadMix(const SelectorScoreArgs& args, int row, float* mix) {
+  constexpr int kHeads = kHeadTiles * kHeadsPerTile;
+  const auto* w = static_cast<const Bf16x*>(args.w) + int64_t{row} * args.groups * args.heads;
+  for (int i = threadIdx.x; i < args.groups * kHeads; i += kWarps * 32) {
+    const int head = i % kHeads;
+    mix[i] = head < args.heads ? __bfloat162float(w[i / kHeads * args.heads + head]) : 0.0f;
+  }
+}
+
+// A warp takes a batch of blocks at a time: loads all their keys, then scores them. kOneChoice:
+// groups is 1; else the kernel has LoadMix's dynamic shared memory.
+template <int kGroups, int kHeadTiles, int kTiles, bool kOneChoice>
 __global__ __launch_bounds__(
     kWarps * 32, kHeadTiles == 1 && kTiles < 4
                      ? kBlocksPerSm
@@ -226,6 +261,7 @@ __global__ __launch_bounds__(
   constexpr int kTileBytes = kKeyTile * kGroups * 18;
   constexpr int kBlockTokens = kTiles * kKeyTile;
   __shared__ SharedQuery<kGroups, kHeadTiles> shared;
+  extern __shared__ float mix[];
   AllowNext();
   const int row = blockIdx.y;
   const int warp = threadIdx.x / 32;
@@ -252,33 +288,43 @@ __global__ __launch_bounds__(
   WaitForPrevious();
   if (!older && first < blocks) load(first);
   // The query is made while the first keys are on their way.
-  if (warp < kHeadTiles) QuantiseQuery<kGroups, kHeadTiles>(args, row, warp, shared);
+  if (warp < kHeadTiles) QuantiseQuery<kGroups, kHeadTiles, kOneChoice>(args, row, warp, shared);
+  if constexpr (!kOneChoice) LoadMix<kHeadTiles>(args, row, mix);
   __syncthreads();
   const Query<kGroups, kHeadTiles> query = LoadQuery<kGroups, kHeadTiles>(shared);
+  const int groups = kOneChoice ? 1 : args.groups;
 
   for (; first < blocks; first += step) {
-    float scores[kBatch][2 * kTiles];
+    HeadProducts products[kBatch][kTiles][kHeadTiles];
 #pragma unroll
     for (int i = 0; i < kBatch; ++i) {
 #pragma unroll
-      for (int tile = 0; tile < kTiles; ++tile) {
-        const float2 score = ScoreTile<kGroups, kHeadTiles>(query, keys[i][tile]);
-        const int token = (first + i) * kBlockTokens + tile * kKeyTile + lane / 4;
-        scores[i][2 * tile] = token < kv_len ? score.x : -INFINITY;
-        scores[i][2 * tile + 1] = token + 8 < kv_len ? score.y : -INFINITY;
-      }
+      for (int tile = 0; tile < kTiles; ++tile)
+        MultiplyTile<kGroups, kHeadTiles>(query, keys[i][tile], products[i][tile]);
     }
     if (first + step < blocks) load(first + step);
+    for (int group = 0; group < groups; ++group) {
+      const float* own = kOneChoice ? nullptr : mix + group * kHeadTiles * kHeadsPerTile + lane % 4;
 #pragma unroll
-    for (int i = 0; i < kBatch; ++i) {
-      const float lse = BlockLse(scores[i]);
-      if (lane == 0 && first + i < blocks)
-        args.block_lse[int64_t{row} * args.lse_stride + first + i] = lse;
+      for (int i = 0; i < kBatch; ++i) {
+        float scores[2 * kTiles];
+#pragma unroll
+        for (int tile = 0; tile < kTiles; ++tile) {
+          const float2 score = MixHeads<kHeadTiles>(products[i][tile], own);
+          const int token = (first + i) * kBlockTokens + tile * kKeyTile + lane / 4;
+          scores[2 * tile] = token < kv_len ? score.x : -INFINITY;
+          scores[2 * tile + 1] = token + 8 < kv_len ? score.y : -INFINITY;
+        }
+        const float lse = BlockLse(scores);
+        if (lane == 0 && first + i < blocks) {
+          args.block_lse[(int64_t{row} * groups + group) * args.lse_stride + first + i] = lse;
+        }
+      }
     }
   }
 }
 
-// Any format, dimension and number of heads: a warp per block, one token at a time.
+// Any format, dimension and number of heads: a warp per block and group, one token at a time.
 constexpr int kAnyMaxPerLane = 8;
 
 __global__ void ScoreAnyKernel(const __grid_constant__ SelectorScoreArgs args) {
@@ -291,7 +337,8 @@ __global__ void ScoreAnyKernel(const __grid_constant__ SelectorScoreArgs args) {
   const int kv_len = args.batch.kv_len[row];
   const int blocks = (kv_len + layer.block_tokens - 1) / layer.block_tokens;
   const auto* q = static_cast<const Bf16x*>(args.q) + int64_t{row} * args.heads * dim;
-  const auto* w = static_cast<const Bf16x*>(args.w) + int64_t{row} * args.heads;
+  const int64_t choice = int64_t{row} * args.groups + blockIdx.z;
+  const auto* w = static_cast<const Bf16x*>(args.w) + choice * args.heads;
   const float scale = rsqrtf(static_cast<float>(dim));
   for (int block = blockIdx.x * kWarps + threadIdx.x / 32; block < blocks;
        block += gridDim.x * kWarps) {
@@ -317,26 +364,36 @@ __global__ void ScoreAnyKernel(const __grid_constant__ SelectorScoreArgs args) {
       sum = sum * __expf(max - top) + __expf(score - top);
       max = top;
     }
-    if (lane == 0) args.block_lse[int64_t{row} * args.lse_stride + block] = max + __logf(sum);
+    if (lane == 0) args.block_lse[choice * args.lse_stride + block] = max + __logf(sum);
   }
 }
 
-template <int kGroups, int kHeadTiles>
-cudaError_t LaunchHeads(const LaunchContext& ctx, const SelectorScoreArgs& args) {
+template <int kGroups, int kHeadTiles, bool kOneChoice>
+cudaError_t LaunchChoices(const LaunchContext& ctx, const SelectorScoreArgs& args) {
   const int blocks = CeilDiv(args.batch.max_kv_len, args.layer.block_tokens);
   const int rows = args.batch.num_seqs;
   const int wanted = CeilDiv(blocks, kWarps * (args.layer.block_tokens == kKeyTile ? 2 : 1));
   const int most =
       rows < kBlocksPerSm * ctx.sm_count ? kBlocksPerSm * ctx.sm_count / rows : 1;  // one wave
   const dim3 grid(wanted < most ? wanted : most, rows);
+  const size_t mix = kOneChoice ? 0 : sizeof(float) * args.groups * kHeadTiles * kHeadsPerTile;
+  const auto launch = [&](auto* kernel) {
+    return Launch(ctx, kernel, grid, kWarps * 32, mix, args);
+  };
   switch (args.layer.block_tokens / kKeyTile) {
     case 1:
-      return Launch(ctx, ScoreInt4Kernel<kGroups, kHeadTiles, 1>, grid, kWarps * 32, 0, args);
+      return launch(ScoreInt4Kernel<kGroups, kHeadTiles, 1, kOneChoice>);
     case 2:
-      return Launch(ctx, ScoreInt4Kernel<kGroups, kHeadTiles, 2>, grid, kWarps * 32, 0, args);
+      return launch(ScoreInt4Kernel<kGroups, kHeadTiles, 2, kOneChoice>);
     default:
-      return Launch(ctx, ScoreInt4Kernel<kGroups, kHeadTiles, 4>, grid, kWarps * 32, 0, args);
+      return launch(ScoreInt4Kernel<kGroups, kHeadTiles, 4, kOneChoice>);
   }
+}
+
+template <int kGroups, int kHeadTiles>
+cudaError_t LaunchHeads(const LaunchContext& ctx, const SelectorScoreArgs& args) {
+  return args.groups == 1 ? LaunchChoices<kGroups, kHeadTiles, true>(ctx, args)
+                          : LaunchChoices<kGroups, kHeadTiles, false>(ctx, args);
 }
 
 template <int kGroups>
@@ -348,7 +405,7 @@ cudaError_t LaunchGroups(const LaunchContext& ctx, const SelectorScoreArgs& args
 cudaError_t LaunchAny(const LaunchContext& ctx, const SelectorScoreArgs& args) {
   const int wanted = CeilDiv(CeilDiv(args.batch.max_kv_len, args.layer.block_tokens), kWarps);
   const int most = CeilDiv(kBlocksPerSm * ctx.sm_count, args.batch.num_seqs);
-  const dim3 grid(wanted < most ? wanted : most, args.batch.num_seqs);
+  const dim3 grid(wanted < most ? wanted : most, args.batch.num_seqs, args.groups);
   return Launch(ctx, ScoreAnyKernel, grid, kWarps * 32, 0, args);
 }
 

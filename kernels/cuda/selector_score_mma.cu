@@ -13,6 +13,7 @@ namespace {
 constexpr int kWarps = 8;
 constexpr int kBlocksPerSm = 2;  // thread blocks
 constexpr int kMaxHeads = 16;
+constexpr int kMaxGroups = 16;  // whose running sums fit in shared memory
 
 // Both formats below: lane (g, t) owns kWords pairs of dims of tokens g and g + 8 of a tile.
 
@@ -126,40 +127,53 @@ struct Fp4Keys {
   }
 };
 
-// The query's heads g and g + 8 in the keys' order of dims, and their mixing weights (log2 domain,
-// scaled).
+// The query's heads g and g + 8 in the keys' order of dims.
 template <typename Keys, int kHeadTiles>
 struct MmaQuery {
   uint32_t words[kHeadTiles][Keys::kWords];
-  float weight[kHeadTiles];
 
   __device__ void Load(const SelectorScoreArgs& args, int row) {
     const int dim = args.layer.selector_dim;
-    const float scale = rsqrtf(static_cast<float>(dim)) * kLog2E;
 #pragma unroll
     for (int h = 0; h < kHeadTiles; ++h) {
       const int head = h * 8 + static_cast<int>(threadIdx.x) % 32 / 4;
-      weight[h] = 0;
 #pragma unroll
       for (uint32_t& word : words[h]) word = 0;
       if (head >= args.heads) continue;
       const int64_t at = int64_t{row} * args.heads + head;
-      weight[h] = __bfloat162float(static_cast<const Bf16x*>(args.w)[at]) * scale;
       Keys::LoadQuery(static_cast<const Bf16x*>(args.q) + at * dim, words[h]);
     }
   }
 };
 
-// Index within a tile of the token whose score ScoreMmaTile gives to this lane.
+// The same heads' mixing weights (log2 domain, scaled) for one choice.
+template <int kHeadTiles>
+struct MmaMix {
+  float weight[kHeadTiles];
+
+  __device__ void Load(const SelectorScoreArgs& args, int row, int group) {
+    const float scale = rsqrtf(static_cast<float>(args.layer.selector_dim)) * kLog2E;
+    const int64_t first = (int64_t{row} * args.groups + group) * args.heads;
+#pragma unroll
+    for (int h = 0; h < kHeadTiles; ++h) {
+      const int head = h * 8 + static_cast<int>(threadIdx.x) % 32 / 4;
+      weight[h] = head < args.heads
+                      ? __bfloat162float(static_cast<const Bf16x*>(args.w)[first + head]) * scale
+                      : 0.0f;
+    }
+  }
+};
+
+// Index within a tile of the token whose score MixMmaTile gives to this lane.
 __device__ inline int LaneToken() {
   const int g = threadIdx.x % 32 / 4;
   return g / 4 * 8 + 2 * (static_cast<int>(threadIdx.x) % 4) + g / 2 % 2;
 }
 
-// The score of LaneToken() (log2 domain); lanes g and g ^ 1 agree.
+// relu(q . k) of this lane's heads with tokens 8 half + 2t + j: product[tile of heads][half][j].
 template <typename Keys, int kHeadTiles>
-__device__ inline float ScoreMmaTile(const MmaQuery<Keys, kHeadTiles>& query, const Keys& keys) {
-  float score[2][2];  // tokens 8 half + 2t, + 1, this lane's heads
+__device__ inline void MultiplyMmaTile(const MmaQuery<Keys, kHeadTiles>& query, const Keys& keys,
+                                       float (&product)[kHeadTiles][2][2]) {
 #pragma unroll
   for (int half = 0; half < 2; ++half) {
     uint32_t k[Keys::kWords];
@@ -173,9 +187,24 @@ __device__ inline float ScoreMmaTile(const MmaQuery<Keys, kHeadTiles>& query, co
       MmaBf16(dot, q[0][i], b0, q[0][i + 1], b1, k[i], k[i + 1]);
     }
 #pragma unroll
+    for (int h = 0; h < kHeadTiles; ++h) {
+#pragma unroll
+      for (int j = 0; j < 2; ++j) product[h][half][j] = fmaxf(dot[2 * h + j], 0.0f);
+    }
+  }
+}
+
+// The score of LaneToken() (log2 domain); lanes g and g ^ 1 agree.
+template <int kHeadTiles>
+__device__ inline float MixMmaTile(const float (&product)[kHeadTiles][2][2],
+                                   const MmaMix<kHeadTiles>& mix) {
+  float score[2][2];  // tokens 8 half + 2t, + 1, this lane's heads
+#pragma unroll
+  for (int half = 0; half < 2; ++half) {
+#pragma unroll
     for (int j = 0; j < 2; ++j) {
-      score[half][j] = query.weight[0] * fmaxf(dot[j], 0.0f);
-      if constexpr (kHeadTiles == 2) score[half][j] += query.weight[1] * fmaxf(dot[2 + j], 0.0f);
+      score[half][j] = mix.weight[0] * product[0][half][j];
+      if constexpr (kHeadTiles == 2) score[half][j] += mix.weight[1] * product[1][half][j];
     }
   }
   // Sum over the heads (lanes g), each step leaving a lane half as many tokens.
@@ -194,6 +223,17 @@ __device__ inline float ScoreMmaTile(const MmaQuery<Keys, kHeadTiles>& query, co
   return sum + __shfl_xor_sync(kFullMask, sum, 4);
 }
 
+// A running log2-sum-exp2 of this lane's tokens of a block.
+struct LaneSum {
+  float max = -INFINITY;
+  float sum = 0;
+  __device__ void Add(float score) {
+    const float top = fmaxf(max, score);
+    sum = sum * Exp2(max - top) + Exp2(score - top);
+    max = top;
+  }
+};
+
 // The natural log-sum-exp over lanes that hold (max, sum) each in the log2 domain; lanes g and g ^
 // 1 agree.
 __device__ inline float LanesLse(float max, float sum) {
@@ -207,13 +247,16 @@ __device__ inline float LanesLse(float max, float sum) {
 }
 
 // A warp takes a block at a time, tile by tile; the next tile's keys are asked for before the
-// current ones are scored.
-template <typename Keys, int kHeadTiles>
+// current ones are scored. kOneChoice: groups is 1; else a LaneSum for each group and thread is in
+// dynamic shared memory.
+template <typename Keys, int kHeadTiles, bool kOneChoice>
 __global__ __launch_bounds__(kWarps * 32, kBlocksPerSm) void ScoreMmaKernel(
     const __grid_constant__ SelectorScoreArgs args) {
+  extern __shared__ float2 sums[];  // [groups, threads]
   AllowNext();
   const KvLayer& layer = args.layer;
   const int row = blockIdx.y;
+  const int groups = kOneChoice ? 1 : args.groups;
   const int kv_len = args.batch.kv_len[row];
   const int blocks = (kv_len + layer.block_tokens - 1) / layer.block_tokens;
   const int tiles = layer.block_tokens / kKeyTile;
@@ -232,41 +275,59 @@ __global__ __launch_bounds__(kWarps * 32, kBlocksPerSm) void ScoreMmaKernel(
   if (!older && block < blocks) load(block, 0);
   MmaQuery<Keys, kHeadTiles> query;
   query.Load(args, row);
+  MmaMix<kHeadTiles> mix;
+  if constexpr (kOneChoice) mix.Load(args, row, 0);
 
   int tile = 0;
-  float max = -INFINITY;
-  float sum = 0;
+  LaneSum sum;
   while (block < blocks) {
     const Keys keys = ahead;
     const int token = block * layer.block_tokens + tile * kKeyTile + LaneToken();
     const bool last_tile = tile + 1 == tiles;
     const int next = last_tile ? block + step : block;
     if (next < blocks) load(next, last_tile ? 0 : tile + 1);
-    const float score = ScoreMmaTile(query, keys);
-    if (token < kv_len) {
-      const float top = fmaxf(max, score);
-      sum = sum * Exp2(max - top) + Exp2(score - top);
-      max = top;
-    }
-    if (last_tile) {
-      const float lse = LanesLse(max, sum);
-      if (threadIdx.x % 32 == 0) args.block_lse[int64_t{row} * args.lse_stride + block] = lse;
-      max = -INFINITY;
-      sum = 0;
+    float product[kHeadTiles][2][2];
+    MultiplyMmaTile(query, keys, product);
+    for (int group = 0; group < groups; ++group) {
+      float2& kept = sums[kOneChoice ? 0 : group * kWarps * 32 + threadIdx.x];
+      if constexpr (!kOneChoice) {
+        mix.Load(args, row, group);
+        sum = LaneSum{};
+        if (tile != 0) sum = {kept.x, kept.y};
+      }
+      const float score = MixMmaTile(product, mix);
+      if (token < kv_len) sum.Add(score);
+      if (last_tile) {
+        const float lse = LanesLse(sum.max, sum.sum);
+        if (threadIdx.x % 32 == 0) {
+          args.block_lse[(int64_t{row} * groups + group) * args.lse_stride + block] = lse;
+        }
+        sum = LaneSum{};
+      } else if constexpr (!kOneChoice) {
+        kept = {sum.max, sum.sum};
+      }
     }
     tile = last_tile ? 0 : tile + 1;
     block = next;
   }
 }
 
-template <typename Keys>
-cudaError_t LaunchKeys(const LaunchContext& ctx, const SelectorScoreArgs& args) {
+template <typename Keys, int kHeadTiles>
+cudaError_t LaunchHeads(const LaunchContext& ctx, const SelectorScoreArgs& args) {
   const int rows = args.batch.num_seqs;
   const int wanted = CeilDiv(CeilDiv(args.batch.max_kv_len, args.layer.block_tokens), kWarps);
   const int most = rows < kBlocksPerSm * ctx.sm_count ? kBlocksPerSm * ctx.sm_count / rows : 1;
   const dim3 grid(wanted < most ? wanted : most, rows);
-  return args.heads <= 8 ? Launch(ctx, ScoreMmaKernel<Keys, 1>, grid, kWarps * 32, 0, args)
-                         : Launch(ctx, ScoreMmaKernel<Keys, 2>, grid, kWarps * 32, 0, args);
+  if (args.groups == 1) {
+    return Launch(ctx, ScoreMmaKernel<Keys, kHeadTiles, true>, grid, kWarps * 32, 0, args);
+  }
+  const size_t sums = sizeof(float2) * kWarps * 32 * args.groups;
+  return Launch(ctx, ScoreMmaKernel<Keys, kHeadTiles, false>, grid, kWarps * 32, sums, args);
+}
+
+template <typename Keys>
+cudaError_t LaunchKeys(const LaunchContext& ctx, const SelectorScoreArgs& args) {
+  return args.heads <= 8 ? LaunchHeads<Keys, 1>(ctx, args) : LaunchHeads<Keys, 2>(ctx, args);
 }
 
 }  // namespace
@@ -276,7 +337,8 @@ bool SelectorScoreIsMma(const SelectorScoreArgs& args) {
   const bool dim = layer.selector_dim == 64 || layer.selector_dim == 128;
   const bool format = layer.selector_format == SelectorKeyFormat::kBf16 ||
                       layer.selector_format == SelectorKeyFormat::kFp4;
-  return dim && format && args.heads <= kMaxHeads && layer.block_tokens % kKeyTile == 0;
+  return dim && format && args.heads <= kMaxHeads && args.groups <= kMaxGroups &&
+         layer.block_tokens % kKeyTile == 0;
 }
 
 cudaError_t LaunchSelectorScoreMma(const LaunchContext& ctx, const SelectorScoreArgs& args) {

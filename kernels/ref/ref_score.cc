@@ -18,15 +18,18 @@ void WriteBlockLse(const std::vector<double>& scores, int32_t block_tokens, floa
   }
 }
 
-double SelectorTokenScore(const SelectorScoreArgs& args, int32_t row, const float* key) {
+double SelectorTokenScore(const SelectorScoreArgs& args, int32_t row, int32_t group,
+                          const float* key) {
   const int32_t dim = args.layer.selector_dim;
+  const float* const w =
+      static_cast<const float*>(args.w) + (int64_t{row} * args.groups + group) * args.heads;
   double score = 0;
   for (int32_t h = 0; h < args.heads; ++h) {
-    const int64_t head = int64_t{row} * args.heads + h;
-    const float* const q = static_cast<const float*>(args.q) + head * dim;
+    const float* const q =
+        static_cast<const float*>(args.q) + (int64_t{row} * args.heads + h) * dim;
     double dot = 0;
     for (int32_t i = 0; i < dim; ++i) dot += double{q[i]} * key[i];
-    score += static_cast<const float*>(args.w)[head] * std::max(dot, 0.0);
+    score += w[h] * std::max(dot, 0.0);
   }
   return score / std::sqrt(double(dim));
 }
@@ -53,17 +56,24 @@ void SelectorScore(const SelectorScoreArgs& args) {
   const size_t key_bytes = SelectorKeyBytes(layer.selector_format, layer.selector_dim);
   std::vector<float> key(static_cast<size_t>(layer.selector_dim));
   for (int32_t row = 0; row < args.batch.num_rows; ++row) {
-    std::vector<double> scores(static_cast<size_t>(args.batch.kv_len[row]));
-    for (size_t t = 0; t < scores.size(); ++t) {
+    const auto tokens = static_cast<size_t>(args.batch.kv_len[row]);
+    std::vector<std::vector<double>> scores(static_cast<size_t>(args.groups),
+                                            std::vector<double>(tokens));
+    for (size_t t = 0; t < tokens; ++t) {
       const auto block_tokens = static_cast<size_t>(layer.block_tokens);
       const int32_t physical =
           PhysicalBlock(args.batch, row, static_cast<int32_t>(t / block_tokens));
       DecodeSelectorKey(layer.selector_format,
                         BlockSelectorKeys(layer, physical) + t % block_tokens * key_bytes,
                         layer.selector_dim, key.data());
-      scores[t] = SelectorTokenScore(args, row, key.data());
+      for (int32_t g = 0; g < args.groups; ++g) {
+        scores[static_cast<size_t>(g)][t] = SelectorTokenScore(args, row, g, key.data());
+      }
     }
-    WriteBlockLse(scores, layer.block_tokens, args.block_lse + int64_t{row} * args.lse_stride);
+    for (int32_t g = 0; g < args.groups; ++g) {
+      WriteBlockLse(scores[static_cast<size_t>(g)], layer.block_tokens,
+                    args.block_lse + (int64_t{row} * args.groups + g) * args.lse_stride);
+    }
   }
 }
 
@@ -92,18 +102,21 @@ void QuestScore(const QuestScoreArgs& args) {
 
 void OracleScore(const OracleScoreArgs& args) {
   const KvLayer& layer = args.layer;
-  for (int32_t row = 0; row < args.batch.num_rows; ++row) {
+  const int32_t heads = args.q_heads / args.groups;
+  for (int32_t choice = 0; choice < args.batch.num_rows * args.groups; ++choice) {
+    const int32_t row = choice / args.groups;
     const int32_t tokens = args.batch.kv_len[row];
     std::vector<double> mass(static_cast<size_t>(tokens), 0.0);
-    for (int32_t h = 0; h < args.q_heads; ++h) {
+    for (int32_t i = 0; i < heads; ++i) {
+      const int32_t h = choice % args.groups * heads + i;
       const float* const q =
           static_cast<const float*>(args.q) + (int64_t{row} * args.q_heads + h) * layer.head_dim;
       AddShare(Scores(args.batch, layer, row, h / (args.q_heads / layer.kv_heads), q, args.scale,
                       tokens),
-               args.q_heads, mass);
+               heads, mass);
     }
     for (double& m : mass) m = std::log(m);
-    WriteBlockLse(mass, layer.block_tokens, args.block_lse + int64_t{row} * args.lse_stride);
+    WriteBlockLse(mass, layer.block_tokens, args.block_lse + int64_t{choice} * args.lse_stride);
   }
 }
 

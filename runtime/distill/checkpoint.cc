@@ -26,6 +26,7 @@ constexpr const char* kStepKey = "next_step";
 Metadata Identity(const TrainerOptions& o, const model::ModelConfig& model) {
   return {{"config_hash", model.Fingerprint()},
           {"heads", Concat(o.selector.heads)},
+          {"groups", Concat(o.selector.groups)},
           {"dim", Concat(o.selector.dim)},
           {"rope_theta", Concat(o.selector.rope_theta)},
           {"length", Concat(o.length)},
@@ -138,6 +139,7 @@ absl::Status WriteSelector(const std::string& path, const TrainerOptions& option
                                     {"base_model", model.name},
                                     {"config_hash", model.Fingerprint()},
                                     {"heads", Concat(options.selector.heads)},
+                                    {"groups", Concat(options.selector.groups)},
                                     {"dim", Concat(options.selector.dim)},
                                     {"rope_theta", Concat(options.selector.rope_theta)},
                                     {"block_size", Concat(options.selector.block_size)},

@@ -21,7 +21,7 @@ std::vector<ParameterSlice> SlicesOf(const model::ModelConfig& model,
     const std::pair<const char*, std::vector<int64_t>> parts[kTensorsPerLayer] = {
         {"q", {int64_t{selector.heads} * selector.dim, model.hidden}},
         {"k", {selector.dim, model.hidden}},
-        {"w", {selector.heads, model.hidden}},
+        {"w", {int64_t{selector.groups} * selector.heads, model.hidden}},
         {"k_norm", {selector.dim}}};
     for (const auto& [part, shape] : parts) {
       const int64_t count =

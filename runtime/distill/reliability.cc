@@ -105,6 +105,7 @@ kernels::DistillArgs SharedArgs(const model::ModelConfig& model,
   args.teacher_scale = 1.0f / std::sqrt(static_cast<float>(model.head_dim));
   args.num_queries = options.queries;
   args.heads = selector.heads;
+  args.groups = selector.groups;
   args.dim = selector.dim;
   args.norm_eps = model.norm_eps;
   args.sink_tokens = options.sink_tokens;

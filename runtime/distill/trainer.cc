@@ -27,7 +27,12 @@ int64_t StepsOf(const TrainerOptions& options) {
   return std::max<int64_t>(1, options.tokens / per_step);
 }
 
-absl::Status CheckOptions(const TrainerOptions& options, const model::Limits& limits) {
+absl::Status CheckOptions(const TrainerOptions& options, const model::ModelConfig& model,
+                          const model::Limits& limits) {
+  if (options.selector.groups != 1 && options.selector.groups != model.kv_heads) {
+    return InvalidArgument("--groups must be 1 or the model's number of KV heads, ", model.kv_heads,
+                           ", got ", options.selector.groups);
+  }
   if (options.length < 2 || options.length > limits.max_prefill_chunk) {
     return InvalidArgument("--length must be in 2..", limits.max_prefill_chunk, ", got ",
                            options.length);
@@ -130,6 +135,7 @@ kernels::DistillArgs Trainer::Impl::SharedArgs(int32_t num_queries, Stage stage)
   args.queries = queries.as<int32_t>();
   args.rope = {inv_freq.as<float>(), options.selector.dim, 1.0f};
   args.heads = options.selector.heads;
+  args.groups = options.selector.groups;
   args.dim = options.selector.dim;
   args.norm_eps = config.norm_eps;
   if (stage.rounded) args.key_rounding = options.rounded_keys;
@@ -219,7 +225,7 @@ absl::StatusOr<std::unique_ptr<Trainer>> Trainer::Create(
     kernels::Backend* backend, model::Transformer* transformer, kvstore::KvStore* store,
     const Corpus* corpus, std::unique_ptr<kernels::DistillKernels> kernels,
     const TrainerOptions& options) {
-  SPOTD_RETURN_IF_ERROR(CheckOptions(options, transformer->limits()));
+  SPOTD_RETURN_IF_ERROR(CheckOptions(options, transformer->config(), transformer->limits()));
   SPOTD_ASSIGN_OR_RETURN(Parameters parameters, Parameters::Create(backend, transformer->config(),
                                                                    options.selector, options.seed));
   const int64_t steps = StepsOf(options);

@@ -27,7 +27,7 @@ Chooser ChooserFor(const Policy& policy, int32_t kv_len) {
     case PolicyKind::kWindow:
       return Chooser::kWindow;
     case PolicyKind::kOracle:
-      return Chooser::kOracle;
+      return policy.oracle_per_kv_head ? Chooser::kHeadOracle : Chooser::kOracle;
   }
   return Chooser::kDense;
 }
@@ -39,9 +39,25 @@ int32_t BucketBlocks(int32_t blocks) {
   return (blocks + step - 1) / step * step;
 }
 
-DecodePlan::DecodePlan(int32_t max_rows, int32_t kv_heads, int32_t block_tokens)
-    : kv_heads_(kv_heads), block_tokens_(block_tokens) {
+DecodePlan::DecodePlan(int32_t max_rows, int32_t kv_heads, int32_t block_tokens,
+                       int32_t selector_groups)
+    : kv_heads_(kv_heads), block_tokens_(block_tokens), selector_groups_(selector_groups) {
   order_.reserve(static_cast<size_t>(max_rows));
+}
+
+int32_t DecodePlan::GroupsOf(Chooser chooser) const {
+  switch (chooser) {
+    case Chooser::kQuest:
+    case Chooser::kHeadOracle:
+      return kv_heads_;
+    case Chooser::kSelector:
+      return selector_groups_;
+    case Chooser::kDense:
+    case Chooser::kWindow:
+    case Chooser::kOracle:
+      return 1;
+  }
+  return 1;
 }
 
 void DecodePlan::Make(std::span<const Chooser> choosers, std::span<const int32_t> kv_lens,
@@ -60,7 +76,7 @@ void DecodePlan::Make(std::span<const Chooser> choosers, std::span<const int32_t
     const int32_t rows = static_cast<int32_t>(order_.size()) - begin;
     row_counts_[static_cast<size_t>(chooser)] = rows;
     if (rows == 0) continue;
-    ranges_[num_ranges_++] = {kind, begin, rows, kind == Chooser::kQuest ? kv_heads_ : 1};
+    ranges_[num_ranges_++] = {kind, begin, rows, GroupsOf(kind)};
   }
   const int32_t longest = *std::max_element(kv_lens.begin(), kv_lens.end());
   table_stride_ = BucketBlocks((longest + block_tokens_ - 1) / block_tokens_);

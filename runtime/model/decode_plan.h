@@ -18,19 +18,20 @@ namespace spotd::model {
 // Who decides which blocks a row reads. Several policies may share one chooser: they differ in
 // their BudgetRule.
 enum class Chooser : uint8_t {
-  kDense,     // nobody: all blocks
-  kSelector,  // the distilled selector's scores
-  kQuest,     // per-block bounds
-  kWindow,    // sinks and recency; no scores
-  kOracle,    // true attention mass
+  kDense,       // nobody: all blocks
+  kSelector,    // the distilled selector's scores
+  kQuest,       // per-block bounds
+  kWindow,      // sinks and recency; no scores
+  kOracle,      // true attention mass, one choice for all heads
+  kHeadOracle,  // true attention mass, one choice for each KV head
 };
-inline constexpr int kNumChoosers = 5;
+inline constexpr int kNumChoosers = 6;
 
 struct ChooserRange {
   Chooser chooser = Chooser::kDense;
   int32_t begin = 0;   // first row of the step
   int32_t rows = 0;    // at least 1
-  int32_t groups = 1;  // choices per row: kv_heads for Quest, else 1
+  int32_t groups = 1;  // choices per row: 1, or kv_heads where each KV head has its own
 };
 
 // The chooser of a row whose cache holds `kv_len` tokens once the step's token is in it.
@@ -42,8 +43,9 @@ int32_t BucketBlocks(int32_t blocks);
 
 class DecodePlan {
  public:
-  // Sized once for up to `max_rows` rows.
-  DecodePlan(int32_t max_rows, int32_t kv_heads, int32_t block_tokens);
+  // Sized once for up to `max_rows` rows. `selector_groups`: choices of a row that the selector
+  // makes, 1 or kv_heads.
+  DecodePlan(int32_t max_rows, int32_t kv_heads, int32_t block_tokens, int32_t selector_groups = 1);
 
   // choosers and kv_lens: one per row, in the caller's order. `trace` keeps every layer's
   // selection.
@@ -70,8 +72,11 @@ class DecodePlan {
   uint64_t Key() const;
 
  private:
+  int32_t GroupsOf(Chooser chooser) const;
+
   int32_t kv_heads_;
   int32_t block_tokens_;
+  int32_t selector_groups_;
   std::vector<int32_t> order_;
   std::array<ChooserRange, kNumChoosers> ranges_;
   std::array<int32_t, kNumChoosers> row_counts_ = {};

@@ -23,7 +23,8 @@ Decoder::Decoder(kernels::Backend* backend, const ModelConfig* config,
       limits_(limits),
       forward_(forward),
       buffers_(buffers),
-      plan_(limits.max_batch, config->kv_heads, limits.block_tokens) {
+      plan_(limits.max_batch, config->kv_heads, limits.block_tokens,
+            selector == nullptr ? 1 : selector->groups) {
   choosers_.reserve(static_cast<size_t>(limits.max_batch));
   kv_lens_.reserve(static_cast<size_t>(limits.max_batch));
   trace_seen_.resize(static_cast<size_t>(MaxStride(limits)));

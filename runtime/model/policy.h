@@ -44,7 +44,8 @@ struct Policy {
   int32_t sink_tokens = 128;
   int32_t recency_tokens = 256;
   int32_t k_min_tokens = 512;
-  int32_t k_max_tokens = 0;  // 0 = no cap
+  int32_t k_max_tokens = 0;         // 0 = no cap
+  bool oracle_per_kv_head = false;  // oracle: each KV head chooses for itself, as Quest's do
   // Contexts of at most this many tokens are read densely: choosing costs more than it saves there.
   int32_t dense_below_tokens = 1024;
 

@@ -26,7 +26,7 @@ std::vector<int64_t> PartShape(const SelectorConfig& config, int64_t hidden,
                                const std::string& part) {
   if (part == "q") return {int64_t{config.heads} * config.dim, hidden};
   if (part == "k") return {config.dim, hidden};
-  if (part == "w") return {config.heads, hidden};
+  if (part == "w") return {int64_t{config.groups} * config.heads, hidden};
   return {config.dim};
 }
 
@@ -94,6 +94,7 @@ absl::StatusOr<SelectorConfig> ReadConfig(const formats::SafetensorsFile& file) 
   const std::string version = reader.Text("format_version");
   SelectorConfig config;
   config.heads = reader.Number<int32_t>("heads", 1, 64);
+  if (reader.Has("groups")) config.groups = reader.Number<int32_t>("groups", 1, 1024);
   config.dim = reader.Number<int32_t>("dim", 32, 256);
   config.rope_theta = reader.Number<double>("rope_theta", 1.0, 1e12);
   config.block_size = reader.Number<int32_t>("block_size", 1, 1024);
@@ -193,6 +194,14 @@ class FileSelector : public SelectorSource {
   std::map<std::string, std::vector<Bf16>> unpacked_;  // of type I8 in the file
 };
 
+absl::Status CheckGroups(const std::string& path, const SelectorConfig& config,
+                         const ModelConfig& model) {
+  if (config.groups == 1 || config.groups == model.kv_heads) return absl::OkStatus();
+  return FailedPrecondition(path, ": metadata \"groups\" is ", config.groups,
+                            "; 1 or the loaded model's number of KV heads, ", model.kv_heads,
+                            ", is needed");
+}
+
 absl::Status CheckTensors(const FileSelector& selector, const std::string& path,
                           const ModelConfig& model) {
   for (int32_t layer = 0; layer < model.layers; ++layer) {
@@ -254,6 +263,7 @@ absl::StatusOr<std::unique_ptr<SelectorSource>> ReadSelector(formats::MappedFile
   const std::string path = file.path();
   SPOTD_ASSIGN_OR_RETURN(SelectorConfig config, ReadConfig(file));
   SPOTD_RETURN_IF_ERROR(CheckBelongs(file, model));
+  SPOTD_RETURN_IF_ERROR(CheckGroups(path, config, model));
   SPOTD_RETURN_IF_ERROR(ReadCalibration(file, model.layers, &config));
   auto selector = std::make_unique<FileSelector>(std::move(file), config);
   SPOTD_RETURN_IF_ERROR(selector->Unpack());

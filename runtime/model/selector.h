@@ -1,11 +1,12 @@
 // The distilled selector's weights (DESIGN 3): a safetensors file that belongs to one base model.
 //
 //   layers.{i}.selector.q.weight [heads * dim, hidden]   layers.{i}.selector.k.weight [dim, hidden]
-//   layers.{i}.selector.w.weight [heads, hidden]         layers.{i}.selector.k_norm.weight [dim]
+//   layers.{i}.selector.w.weight [groups * heads, hidden]
+//   layers.{i}.selector.k_norm.weight [dim]
 //   metadata (strings): format_version, base_model, config_hash, heads, dim, rope_theta,
-//   block_size, training_tokens, training_length; optional calibration (score scale: one number, or
-//   one a layer separated by commas) and, with a number for each layer, budget_p_residual,
-//   budget_p_total, budget_k_min_tokens
+//   block_size, training_tokens, training_length; optional groups (1 when absent), calibration
+//   (score scale: one number, or one a layer separated by commas) and, with a number for each
+//   layer, budget_p_residual, budget_p_total, budget_k_min_tokens
 //
 // In format_version 2 matrices may be kept in 8 bits: see selector_int8.h.
 #pragma once
@@ -25,6 +26,9 @@ namespace spotd::model {
 
 struct SelectorConfig {
   int32_t heads = 4;
+  // How many choices a layer makes: 1, shared by all its heads, or one for each KV head of the
+  // model. Groups share queries and keys and have mixing weights of their own.
+  int32_t groups = 1;
   int32_t dim = 64;
   double rope_theta = 10000.0;
   int32_t block_size = 16;

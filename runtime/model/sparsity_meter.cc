@@ -27,7 +27,8 @@ int64_t SparsityMeter::ScoringBytes(Chooser chooser, int64_t blocks, int64_t tok
       return tokens * static_cast<int64_t>(layout_.SelectorBlockBytes()) / layout_.block_tokens;
     case Chooser::kQuest:
       return blocks * static_cast<int64_t>(layout_.SummaryBlockBytes());
-    case Chooser::kOracle:  // every key
+    case Chooser::kOracle:
+    case Chooser::kHeadOracle:  // every key
       return tokens * static_cast<int64_t>(layout_.KvBlockBytes()) / (2 * layout_.block_tokens);
   }
   return 0;

@@ -51,8 +51,9 @@ class RangeAttention {
         return backend_->QuestScore(
             {batch_, args_.layer, args_.q_heads, args_.scale, q(), block_lse(), stride()});
       case Chooser::kOracle:
-        return backend_->OracleScore(
-            {batch_, args_.layer, args_.q_heads, args_.scale, q(), block_lse(), stride()});
+      case Chooser::kHeadOracle:
+        return backend_->OracleScore({batch_, args_.layer, args_.q_heads, args_.scale, q(),
+                                      block_lse(), stride(), range_.groups});
     }
   }
 
@@ -64,7 +65,8 @@ class RangeAttention {
     score.layer = args_.layer;
     score.heads = args_.selector_heads;
     score.q = Rows(args_.selector_q, heads * dim);
-    score.w = Rows(args_.selector_w, heads);
+    score.groups = range_.groups;
+    score.w = Rows(args_.selector_w, heads * static_cast<size_t>(range_.groups));
     score.block_lse = block_lse();
     score.lse_stride = stride();
     backend_->SelectorScore(score);

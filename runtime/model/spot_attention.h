@@ -23,7 +23,7 @@ struct SpotAttentionArgs {
   const void* q;           // [rows, q_heads, D] Act, after RoPE
   int32_t selector_heads;  // 0 without a selector
   const void* selector_q;  // [rows, H_s, d_s] Act, after RoPE; read where the plan uses kSelector
-  const void* selector_w;  // [rows, H_s] Act
+  const void* selector_w;  // [rows, the plan's selector groups, H_s] Act
   const kernels::BudgetRule* rules;  // [rows]
   float* block_lse;                  // scratch [rows, kv_heads, table_stride]
   int32_t* selected;  // out [rows, kv_heads, table_stride]: a range with one group uses the front

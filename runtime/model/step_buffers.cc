@@ -41,9 +41,10 @@ absl::StatusOr<StepBuffers> StepBuffers::Create(kernels::Backend* backend,
   if (selector != nullptr) {
     const auto heads = static_cast<size_t>(selector->heads);
     const auto dim = static_cast<size_t>(selector->dim);
+    const auto groups = static_cast<size_t>(selector->groups);
     SPOTD_RETURN_IF_ERROR(allocate(&out.selector_q, rows * heads * dim * act));
     SPOTD_RETURN_IF_ERROR(allocate(&out.selector_k, rows * dim * act));
-    SPOTD_RETURN_IF_ERROR(allocate(&out.selector_w, rows * heads * act));
+    SPOTD_RETURN_IF_ERROR(allocate(&out.selector_w, rows * groups * heads * act));
   }
   return out;
 }

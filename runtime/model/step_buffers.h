@@ -34,7 +34,7 @@ struct StepBuffers {
   kernels::Buffer up;          // [rows, F] Act
   kernels::Buffer selector_q;  // [rows, H_s * d_s] Act; empty without a selector
   kernels::Buffer selector_k;  // [rows, d_s] Act; empty without a selector
-  kernels::Buffer selector_w;  // [rows, H_s] Act; empty without a selector
+  kernels::Buffer selector_w;  // [rows, groups * H_s] Act; empty without a selector
   kernels::Buffer logits;      // [decode_rows, vocab] float
   kernels::Buffer block_lse;   // [decode_rows, kv_heads, table_stride] float
   kernels::Buffer selected;    // [decode_rows, kv_heads, table_stride] int32

@@ -121,7 +121,9 @@ class Loader {
         config.score_scales.empty() ? 1.0f : config.score_scales[static_cast<size_t>(layer)];
     for (float& value : mixing) value *= scale;
     const TensorView scaled = {DType::kF32, w.shape, mixing.data(), mixing.size() * sizeof(float)};
-    SPOTD_ASSIGN_OR_RETURN(out->selector_w, Pack(scaled, name("w"), config.heads, hidden, nullptr));
+    SPOTD_ASSIGN_OR_RETURN(
+        out->selector_w,
+        Pack(scaled, name("w"), int64_t{config.groups} * config.heads, hidden, nullptr));
     return absl::OkStatus();
   }
 

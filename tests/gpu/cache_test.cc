@@ -82,16 +82,17 @@ TEST(CacheTest, AppendKv) {
   }
 }
 
-std::vector<float> RunSelectorScore(Device& device, const SceneShape& shape) {
+std::vector<float> RunSelectorScore(Device& device, const SceneShape& shape, int32_t groups) {
   Scene scene(device, shape, 30);
   scene.FillSelectorKeys(device);
   const auto rows = static_cast<size_t>(scene.rows());
   const auto heads = static_cast<size_t>(shape.selector_heads);
   Buffer q =
       device.PutActs(RandomActs(rows * heads * static_cast<size_t>(shape.selector_dim), 31, 1.5f));
-  Buffer w = device.PutActs(RandomActs(rows * heads, 32, 2.0f));
+  const size_t choices = rows * static_cast<size_t>(groups);
+  Buffer w = device.PutActs(RandomActs(choices * heads, 32, 2.0f));
   const int32_t stride = scene.max_blocks() + 3;
-  std::vector<float> blank(rows * static_cast<size_t>(stride), -777.0f);
+  std::vector<float> blank(choices * static_cast<size_t>(stride), -777.0f);
   Buffer lse = device.Put(blank);
   SelectorScoreArgs args = {};
   args.batch = scene.batch;
@@ -101,6 +102,7 @@ std::vector<float> RunSelectorScore(Device& device, const SceneShape& shape) {
   args.w = w.data();
   args.block_lse = lse.as<float>();
   args.lse_stride = stride;
+  args.groups = groups;
   device->SelectorScore(args);
   return device.Get<float>(lse);
 }
@@ -130,12 +132,14 @@ TEST(CacheTest, SelectorScore) {
   }
   add({9000, 20000, 4}, 4, 128, SelectorKeyFormat::kInt4, 16);
   for (const SceneShape& shape : shapes) {
-    const std::vector<float> expected = RunSelectorScore(Reference(), shape);
-    const std::vector<float> actual = RunSelectorScore(Gpu(), shape);
-    // Both sides quantise from the same numbers up to rounding; a key on the edge between two codes
-    // may differ.
-    EXPECT_LT(LargestError(actual, expected), 0.05) << shape;
-    EXPECT_LT(RelativeError(actual, expected), 1e-3) << shape;
+    for (const int32_t groups : {1, 3, 17}) {
+      const std::vector<float> expected = RunSelectorScore(Reference(), shape, groups);
+      const std::vector<float> actual = RunSelectorScore(Gpu(), shape, groups);
+      // Both sides quantise from the same numbers up to rounding; a key on the edge between two
+      // codes may differ.
+      EXPECT_LT(LargestError(actual, expected), 0.05) << shape << ", " << groups << " groups";
+      EXPECT_LT(RelativeError(actual, expected), 1e-3) << shape << ", " << groups << " groups";
+    }
   }
 }
 
@@ -169,7 +173,7 @@ TEST(CacheTest, AppendSelectorRotatesQueries) {
   EXPECT_LT(RelativeError(results[1], results[0]), kBf16Error);
 }
 
-enum class HeadScore { kQuest, kOracle };
+enum class HeadScore { kQuest, kOracle, kHeadOracle };
 
 std::vector<float> RunHeadScore(Device& device, const SceneShape& shape, HeadScore kind) {
   Scene scene(device, shape, 50);
@@ -178,15 +182,16 @@ std::vector<float> RunHeadScore(Device& device, const SceneShape& shape, HeadSco
   Buffer q =
       device.PutActs(RandomActs(rows * static_cast<size_t>(shape.q_heads * shape.head_dim), 51));
   const int32_t stride = scene.max_blocks() + 1;
-  const size_t groups = kind == HeadScore::kQuest ? static_cast<size_t>(shape.kv_heads) : 1;
-  Buffer lse = device.Put(std::vector<float>(rows * groups * static_cast<size_t>(stride), -777.0f));
+  const int32_t groups = kind == HeadScore::kOracle ? 1 : shape.kv_heads;
+  Buffer lse = device.Put(std::vector<float>(
+      rows * static_cast<size_t>(groups) * static_cast<size_t>(stride), -777.0f));
   const float scale = 1.0f / std::sqrt(static_cast<float>(shape.head_dim));
   if (kind == HeadScore::kQuest) {
     device->QuestScore(
         {scene.batch, scene.layer, shape.q_heads, scale, q.data(), lse.as<float>(), stride});
   } else {
-    device->OracleScore(
-        {scene.batch, scene.layer, shape.q_heads, scale, q.data(), lse.as<float>(), stride});
+    device->OracleScore({scene.batch, scene.layer, shape.q_heads, scale, q.data(), lse.as<float>(),
+                         stride, groups});
   }
   return device.Get<float>(lse);
 }
@@ -212,7 +217,7 @@ TEST(CacheTest, QuestAndOracleScores) {
   shapes[4].q_heads = 14;
   for (SceneShape& shape : shapes) {
     shape.summaries = true;
-    for (const HeadScore kind : {HeadScore::kQuest, HeadScore::kOracle}) {
+    for (const HeadScore kind : {HeadScore::kQuest, HeadScore::kOracle, HeadScore::kHeadOracle}) {
       const std::vector<float> expected = RunHeadScore(Reference(), shape, kind);
       const std::vector<float> actual = RunHeadScore(Gpu(), shape, kind);
       EXPECT_LT(LargestError(actual, expected), 2e-3)

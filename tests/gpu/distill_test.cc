@@ -20,8 +20,9 @@ constexpr int32_t kHeadDim = 32;
 constexpr int32_t kBlockTokens = 16;
 constexpr int32_t kBlocks = (kRows + kBlockTokens - 1) / kBlockTokens;
 constexpr int32_t kSequences = 2;
-constexpr int64_t kWeights =
-    int64_t{kHeads} * kDim * kHidden + kDim * kHidden + kHeads * kHidden + kDim;
+constexpr int64_t WeightCount(int32_t groups) {
+  return int64_t{kHeads} * kDim * kHidden + kDim * kHidden + groups * kHeads * kHidden + kDim;
+}
 
 struct Result {
   DistillStats stats;
@@ -30,10 +31,10 @@ struct Result {
   double squares = 0;
 };
 
-SelectorTensors Slices(float* flat) {
+SelectorTensors Slices(float* flat, int32_t groups) {
   float* k = flat + kHeads * kDim * kHidden;
   float* w = k + kDim * kHidden;
-  return {flat, k, w, w + kHeads * kHidden};
+  return {flat, k, w, w + groups * kHeads * kHidden};
 }
 
 std::vector<int32_t> Positions() {
@@ -55,7 +56,8 @@ std::vector<Bf16> KeyBlocks() {
 }
 
 Result Train(Device& device, float sparse_fraction, int repeats, bool learn = true,
-             SelectorKeyFormat key_rounding = SelectorKeyFormat::kNone) {
+             int32_t groups = 1, SelectorKeyFormat key_rounding = SelectorKeyFormat::kNone) {
+  const int64_t count = WeightCount(groups);
   auto kernels = CreateDistillKernels(&*device, 2);
   EXPECT_TRUE(kernels.ok()) << kernels.status();
   Buffer x = device.PutActs(RandomActs(size_t{kSequences * kRows} * kHidden, 1));
@@ -72,10 +74,10 @@ Result Train(Device& device, float sparse_fraction, int repeats, bool learn = tr
     frequencies[i] = std::pow(1e5f, -static_cast<float>(i) / static_cast<float>(kDim / 2));
   }
   Buffer inv_freq = device.Put(frequencies);
-  Buffer weights = device.Put(RandomFloats(kWeights, 4, 0.0f, 0.1f));
-  Buffer gradients = device.Put(std::vector<float>(kWeights, NAN));
-  Buffer first = device.Put(std::vector<float>(kWeights, 0.0f));
-  Buffer second = device.Put(std::vector<float>(kWeights, 0.0f));
+  Buffer weights = device.Put(RandomFloats(count, 4, 0.0f, 0.1f));
+  Buffer gradients = device.Put(std::vector<float>(count, NAN));
+  Buffer first = device.Put(std::vector<float>(count, 0.0f));
+  Buffer second = device.Put(std::vector<float>(count, 0.0f));
 
   DistillArgs args{};
   args.sequences = kSequences;
@@ -95,6 +97,7 @@ Result Train(Device& device, float sparse_fraction, int repeats, bool learn = tr
   args.positions = positions.as<int32_t>();
   args.rope = {inv_freq.as<float>(), kDim, 1.0f};
   args.heads = kHeads;
+  args.groups = groups;
   args.dim = kDim;
   args.norm_eps = 1e-5f;
   args.key_rounding = key_rounding;
@@ -105,17 +108,17 @@ Result Train(Device& device, float sparse_fraction, int repeats, bool learn = tr
   args.recall_fraction = 0.1f;
   args.sparse_fraction = sparse_fraction;
   args.gradient_scale = 0.25f;
-  args.weights = Slices(weights.as<float>());
-  if (learn) args.gradients = Slices(gradients.as<float>());
+  args.weights = Slices(weights.as<float>(), groups);
+  if (learn) args.gradients = Slices(gradients.as<float>(), groups);
 
-  (*kernels)->Zero(gradients.as<float>(), kWeights);
+  (*kernels)->Zero(gradients.as<float>(), count);
   for (int i = 0; i < repeats; ++i) (*kernels)->Accumulate(args);
   Result result;
   const auto stats = (*kernels)->TakeStats();
   EXPECT_TRUE(stats.ok()) << stats.status();
   result.stats = *stats;
-  result.squares = (*kernels)->SumOfSquares(gradients.as<float>(), kWeights);
-  AdamWArgs adam{kWeights,
+  result.squares = (*kernels)->SumOfSquares(gradients.as<float>(), count);
+  AdamWArgs adam{count,
                  weights.as<float>(),
                  gradients.as<float>(),
                  first.as<float>(),
@@ -133,31 +136,38 @@ Result Train(Device& device, float sparse_fraction, int repeats, bool learn = tr
   return result;
 }
 
+void ExpectLike(const Result& gpu, const Result& host) {
+  EXPECT_EQ(gpu.stats.queries, host.stats.queries);
+  // Operands of products are rounded to TF32's 10 bits of mantissa, 5e-4 each; the gradient's
+  // differences of probabilities enlarge that.
+  EXPECT_NEAR(gpu.stats.loss, host.stats.loss, 2e-3 * std::abs(host.stats.loss));
+  EXPECT_NEAR(gpu.stats.kl, host.stats.kl, 2e-3 * std::abs(host.stats.kl));
+  EXPECT_NEAR(gpu.stats.residual_kl, host.stats.residual_kl,
+              2e-3 * std::abs(host.stats.residual_kl));
+  EXPECT_NEAR(gpu.stats.recalled_mass, host.stats.recalled_mass,
+              2e-2 * std::abs(host.stats.recalled_mass));
+  EXPECT_NEAR(gpu.stats.believed_mass, host.stats.believed_mass,
+              2e-2 * std::abs(host.stats.believed_mass));
+  EXPECT_LT(RelativeError(gpu.gradients, host.gradients), 2e-2);
+  EXPECT_NEAR(gpu.squares, host.squares, 2e-2 * host.squares);
+  EXPECT_LT(LargestError(gpu.weights, host.weights), 2.1e-2);  // a step's sign may flip near zero
+}
+
 TEST(DistillGpuTest, LossAndGradientsAreTheHosts) {
-  for (const float sparse_fraction : {0.0f, 0.3f}) {
-    const Result host = Train(Reference(), sparse_fraction, 2);
-    const Result gpu = Train(Gpu(), sparse_fraction, 2);
-    EXPECT_EQ(gpu.stats.queries, host.stats.queries);
-    // Operands of products are rounded to TF32's 10 bits of mantissa, 5e-4 each; the gradient's
-    // differences of probabilities enlarge that.
-    EXPECT_NEAR(gpu.stats.loss, host.stats.loss, 2e-3 * std::abs(host.stats.loss));
-    EXPECT_NEAR(gpu.stats.kl, host.stats.kl, 2e-3 * std::abs(host.stats.kl));
-    EXPECT_NEAR(gpu.stats.residual_kl, host.stats.residual_kl,
-                2e-3 * std::abs(host.stats.residual_kl));
-    EXPECT_NEAR(gpu.stats.recalled_mass, host.stats.recalled_mass,
-                2e-2 * std::abs(host.stats.recalled_mass));
-    EXPECT_NEAR(gpu.stats.believed_mass, host.stats.believed_mass,
-                2e-2 * std::abs(host.stats.believed_mass));
-    EXPECT_LT(RelativeError(gpu.gradients, host.gradients), 2e-2);
-    EXPECT_NEAR(gpu.squares, host.squares, 2e-2 * host.squares);
-    EXPECT_LT(LargestError(gpu.weights, host.weights), 2.1e-2);  // a step's sign may flip near zero
+  for (const int32_t groups : {1, kKvHeads}) {
+    for (const float sparse_fraction : {0.0f, 0.3f}) {
+      SCOPED_TRACE(testing::Message() << groups << " groups, sparse " << sparse_fraction);
+      const Result host = Train(Reference(), sparse_fraction, 2, true, groups);
+      const Result gpu = Train(Gpu(), sparse_fraction, 2, true, groups);
+      ExpectLike(gpu, host);
+    }
   }
 }
 
 TEST(DistillGpuTest, RoundedKeysAreTheHosts) {
   for (const auto format : {SelectorKeyFormat::kInt4, SelectorKeyFormat::kFp4}) {
-    const Result host = Train(Reference(), 0.0f, 1, true, format);
-    const Result gpu = Train(Gpu(), 0.0f, 1, true, format);
+    const Result host = Train(Reference(), 0.0f, 1, true, 1, format);
+    const Result gpu = Train(Gpu(), 0.0f, 1, true, 1, format);
     // A key near the middle between two codes may fall to either side.
     EXPECT_NEAR(gpu.stats.loss, host.stats.loss, 1e-2 * std::abs(host.stats.loss));
     EXPECT_LT(RelativeError(gpu.gradients, host.gradients), 5e-2);
@@ -172,8 +182,8 @@ TEST(DistillGpuTest, MeasuringLeavesGradientsAlone) {
 }
 
 TEST(DistillGpuTest, RunsRepeatBitForBit) {
-  const Result first = Train(Gpu(), 0.0f, 3);
-  const Result second = Train(Gpu(), 0.0f, 3);
+  const Result first = Train(Gpu(), 0.0f, 3, true, kKvHeads);
+  const Result second = Train(Gpu(), 0.0f, 3, true, kKvHeads);
   EXPECT_TRUE(SameBits(first.gradients, second.gradients));
   EXPECT_TRUE(SameBits(first.weights, second.weights));
   EXPECT_EQ(first.stats.loss, second.stats.loss);

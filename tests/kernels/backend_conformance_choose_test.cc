@@ -1,4 +1,5 @@
 // Scoring and choosing blocks: every backend against `ref`.
+#include <array>
 #include <cmath>
 #include <cstdint>
 #include <string>
@@ -38,12 +39,12 @@ void ExpectRestUntouched(const Scene& scene, const std::vector<float>& lse, int 
   }
 }
 
-std::vector<float> RunOracle(Rig& rig, Scene& scene, const std::vector<float>& q) {
+std::vector<float> RunOracle(Rig& rig, Scene& scene, const std::vector<float>& q, int groups) {
   const float scale = 1 / std::sqrt(static_cast<float>(scene.shape().head_dim));
-  const size_t size = static_cast<size_t>(scene.num_rows() * scene.stride());
+  const size_t size = static_cast<size_t>(scene.num_rows() * groups * scene.stride());
   const OracleScoreArgs args = {
       scene.Batch(rig), scene.Layer(rig),       scene.shape().q_heads(), scale,
-      rig.PutAct(q),    rig.PoisonFloats(size), scene.stride()};
+      rig.PutAct(q),    rig.PoisonFloats(size), scene.stride(),          groups};
   rig->OracleScore(args);
   return rig.Get(args.block_lse, size);
 }
@@ -109,9 +110,12 @@ TEST_P(ChooseConformance, OracleScore) {
     Scene scene(shape, 21);
     for (const float scale : {0.3f, 3.0f}) {
       const std::vector<float> q = scene.Queries(scale);
-      const std::vector<float> actual = RunOracle(rig_, scene, q);
-      ExpectRestUntouched(scene, actual, 1);
-      ExpectClose(Used(scene, actual, 1), Used(scene, RunOracle(ref_, scene, q), 1), 3e-5f, "lse");
+      for (const int groups : {1, shape.kv_heads}) {
+        const std::vector<float> actual = RunOracle(rig_, scene, q, groups);
+        ExpectRestUntouched(scene, actual, groups);
+        ExpectClose(Used(scene, actual, groups),
+                    Used(scene, RunOracle(ref_, scene, q, groups), groups), 3e-5f, "lse");
+      }
     }
   }
 }
@@ -154,7 +158,7 @@ TEST(QuestScore, BoundsTheTrueScores) {
 }
 
 std::vector<float> RunSelector(Rig& rig, Scene& scene, SelectorKeyFormat format, int heads, int dim,
-                               uint32_t seed) {
+                               int groups, uint32_t seed) {
   std::mt19937 random(seed);
   const Shape& shape = scene.shape();
   // Every token is appended in this step, then one query per sequence is scored.
@@ -188,14 +192,16 @@ std::vector<float> RunSelector(Rig& rig, Scene& scene, SelectorKeyFormat format,
   rig->AppendSelector(append);
 
   const auto rows = static_cast<size_t>(scene.num_rows());
-  const auto size = rows * static_cast<size_t>(scene.stride());
+  const auto choices = rows * static_cast<size_t>(groups);
+  const auto size = choices * static_cast<size_t>(scene.stride());
   SelectorScoreArgs args = {};
   args.batch = appended.Batch(rig);
   args.batch.num_rows = scene.num_rows();
   args.layer = layer;
   args.heads = heads;
   args.q = rig.PutAct(RandomFloats(rows * static_cast<size_t>(heads * dim), 1, random));
-  args.w = rig.PutAct(RandomFloats(rows * static_cast<size_t>(heads), 1, random));
+  args.w = rig.PutAct(RandomFloats(choices * static_cast<size_t>(heads), 1, random));
+  args.groups = groups;
   args.block_lse = rig.PoisonFloats(size);
   args.lse_stride = scene.stride();
   rig->SelectorScore(args);
@@ -205,19 +211,26 @@ std::vector<float> RunSelector(Rig& rig, Scene& scene, SelectorKeyFormat format,
 TEST_P(ChooseConformance, SelectorScore) {
   for (const SelectorKeyFormat format :
        {SelectorKeyFormat::kBf16, SelectorKeyFormat::kInt4, SelectorKeyFormat::kFp4}) {
-    for (const auto& [heads, dim] : {std::pair{4, 128}, {4, 64}, {8, 128}, {1, 64}, {3, 32}}) {
+    for (const auto& [heads, dim, groups] : {std::array{4, 128, 1},
+                                             {4, 64, 1},
+                                             {8, 128, 1},
+                                             {1, 64, 1},
+                                             {3, 32, 1},
+                                             {4, 64, 3},
+                                             {5, 128, 2},
+                                             {4, 32, 11}}) {
       for (const Shape& shape :
            {Shape{1, 1, 64, 16, {1, 16, 40, 333}, {}}, Shape{1, 1, 64, 32, {33, 500}, {}},
             Shape{1, 1, 64, 64, {63, 200}, {}}}) {
         Scene scene(shape, 24);
-        const std::vector<float> actual = RunSelector(rig_, scene, format, heads, dim, 5);
-        const std::vector<float> expected = RunSelector(ref_, scene, format, heads, dim, 5);
-        ExpectRestUntouched(scene, actual, 1);
+        const std::vector<float> actual = RunSelector(rig_, scene, format, heads, dim, groups, 5);
+        const std::vector<float> expected = RunSelector(ref_, scene, format, heads, dim, groups, 5);
+        ExpectRestUntouched(scene, actual, groups);
         // A key on the edge between two codes may fall to either side.
         const float tolerance = rig_.bf16()                          ? 0.1f
                                 : format == SelectorKeyFormat::kBf16 ? 5e-3f
                                                                      : 3e-2f;
-        ExpectClose(Used(scene, actual, 1), Used(scene, expected, 1), tolerance, "lse");
+        ExpectClose(Used(scene, actual, groups), Used(scene, expected, groups), tolerance, "lse");
       }
     }
   }
@@ -305,11 +318,11 @@ TEST_P(ChooseConformance, OracleCoversMostAtEqualDensity) {
   for (uint32_t seed = 30; seed < 36; ++seed) {
     Scene scene({2, 3, 64, 16, {900, 1777, 300}, {}}, seed);
     const std::vector<float> q = scene.Queries(1.5f);
-    const std::vector<float> truth = RunOracle(ref_, scene, q);
-    const std::vector<float> oracle = RunOracle(rig_, scene, q);
+    const std::vector<float> truth = RunOracle(ref_, scene, q, 1);
+    const std::vector<float> oracle = RunOracle(rig_, scene, q, 1);
     const std::vector<float> quest = RunQuest(rig_, scene, q);
     const std::vector<float> selector =
-        RunSelector(rig_, scene, SelectorKeyFormat::kInt4, 4, 64, seed);
+        RunSelector(rig_, scene, SelectorKeyFormat::kInt4, 4, 64, 1, seed);
     for (const float fraction : {0.05f, 0.1f, 0.3f}) {
       const std::vector<BudgetRule> rules(3, FixedFraction(fraction));
       const Selected best = RunSelect(rig_, scene, rules, oracle, 1);

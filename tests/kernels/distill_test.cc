@@ -43,12 +43,14 @@ struct Problem {
   std::vector<int32_t> queries = {5, 20, 33, 39};
   std::vector<int32_t> positions = std::vector<int32_t>(kRows);
   std::vector<float> inv_freq = std::vector<float>(kDim / 2);
-  std::vector<float> weights =
-      Normal(kHeads * kDim * kHidden + kDim * kHidden + kHeads * kHidden + kDim, 4, 0.4f);
-  std::vector<float> gradients = std::vector<float>(weights.size(), 0.0f);
+  std::vector<float> weights;
+  std::vector<float> gradients;
   DistillArgs args{};
 
-  Problem() {
+  explicit Problem(int32_t groups = 1)
+      : weights(Normal(kHeads * kDim * kHidden + kDim * kHidden + groups * kHeads * kHidden + kDim,
+                       4, 0.4f)),
+        gradients(weights.size(), 0.0f) {
     std::iota(positions.begin(), positions.end(), 0);
     for (size_t i = 0; i < inv_freq.size(); ++i)
       inv_freq[i] = std::pow(0.7f, static_cast<float>(i));
@@ -76,6 +78,7 @@ struct Problem {
     args.positions = positions.data();
     args.rope = {inv_freq.data(), kDim, 1.0f};
     args.heads = kHeads;
+    args.groups = groups;
     args.dim = kDim;
     args.norm_eps = kEps;
     args.sink_tokens = 4;
@@ -84,14 +87,14 @@ struct Problem {
     args.residual_weight = 0.7f;
     args.recall_fraction = 0.1f;
     args.gradient_scale = 1.0f;
-    args.weights = Slices(weights);
-    args.gradients = Slices(gradients);
+    args.weights = Slices(weights, groups);
+    args.gradients = Slices(gradients, groups);
   }
 
-  static SelectorTensors Slices(std::vector<float>& flat) {
+  static SelectorTensors Slices(std::vector<float>& flat, int32_t groups) {
     float* k = flat.data() + kHeads * kDim * kHidden;
     float* w = k + kDim * kHidden;
-    return {flat.data(), k, w, w + kHeads * kHidden};
+    return {flat.data(), k, w, w + groups * kHeads * kHidden};
   }
 
   void FillBlocks() {
@@ -131,23 +134,24 @@ std::vector<double> HeadProbabilities(const Problem& p, int32_t row, int32_t h) 
   return SoftmaxOf(scores);
 }
 
-// The heads' mean outside the residual; within it their mean weighted by residual mass to a power,
-// with the plain mean's total.
-std::vector<double> Teacher(const Problem& p, int32_t row) {
+// The group's heads' mean outside the residual; within it their mean weighted by residual mass to a
+// power, with the plain mean's total.
+std::vector<double> Teacher(const Problem& p, int32_t row, int32_t group) {
+  const int32_t heads = kQHeads / p.args.groups;
   const auto residual = [&](int32_t j) {
     return j >= p.args.sink_tokens && j <= row - p.args.recency_tokens;
   };
   std::vector<double> mean(row + 1, 0.0);
   double total = 0;
   double weighted_total = 0;
-  for (int32_t h = 0; h < kQHeads; ++h) {
+  for (int32_t h = group * heads; h < (group + 1) * heads; ++h) {
     const std::vector<double> head = HeadProbabilities(p, row, h);
     double mass = 0;
     for (int32_t j = 0; j <= row; ++j) mass += residual(j) ? head[j] : 0;
     const double weight = std::pow(mass, double{p.args.teacher_power});
     total += mass;
     weighted_total += weight * mass;
-    for (int32_t j = 0; j <= row; ++j) mean[j] += (residual(j) ? weight : 1) * head[j] / kQHeads;
+    for (int32_t j = 0; j <= row; ++j) mean[j] += (residual(j) ? weight : 1) * head[j] / heads;
   }
   for (int32_t j = 0; j <= row; ++j) mean[j] *= residual(j) ? total / weighted_total : 1;
   return mean;
@@ -200,27 +204,32 @@ double Kl(const std::vector<double>& t, const std::vector<double>& s, int32_t be
   return begin < end ? kl : 0;
 }
 
+double LossOf(const Problem& p, int32_t row, int32_t group, const std::vector<double>& scores) {
+  const std::vector<double> s = SoftmaxOf(scores);
+  const std::vector<double> t = Teacher(p, row, group);
+  const int32_t sinks = std::min(p.args.sink_tokens, row + 1);
+  return p.args.full_weight * Kl(t, s, 0, row + 1) +
+         p.args.residual_weight * Kl(t, s, sinks, std::max(sinks, row + 1 - p.args.recency_tokens));
+}
+
 double Loss(const Problem& p) {
+  const int32_t groups = p.args.groups;
   double loss = 0;
   for (const int32_t row : p.queries) {
     std::vector<double> q = Project(p.args.weights.q, kHeads * kDim, &p.x[row * kHidden]);
-    const std::vector<double> w = Project(p.args.weights.w, kHeads, &p.x[row * kHidden]);
+    const std::vector<double> w = Project(p.args.weights.w, groups * kHeads, &p.x[row * kHidden]);
     for (int32_t h = 0; h < kHeads; ++h) Rotate(p, p.positions[row], &q[h * kDim]);
-    std::vector<double> scores(row + 1, 0.0);
+    std::vector<std::vector<double>> scores(groups, std::vector<double>(row + 1, 0.0));
     for (int32_t j = 0; j <= row; ++j) {
       const std::vector<double> k = SelectorKey(p, j);
       for (int32_t h = 0; h < kHeads; ++h) {
         double dot = 0;
         for (int32_t i = 0; i < kDim; ++i) dot += q[h * kDim + i] * k[i];
-        scores[j] += w[h] * std::max(dot, 0.0) / std::sqrt(static_cast<double>(kDim));
+        const double product = std::max(dot, 0.0) / std::sqrt(static_cast<double>(kDim));
+        for (int32_t g = 0; g < groups; ++g) scores[g][j] += w[g * kHeads + h] * product;
       }
     }
-    const std::vector<double> s = SoftmaxOf(scores);
-    const std::vector<double> t = Teacher(p, row);
-    const int32_t sinks = std::min(p.args.sink_tokens, row + 1);
-    loss +=
-        p.args.full_weight * Kl(t, s, 0, row + 1) +
-        p.args.residual_weight * Kl(t, s, sinks, std::max(sinks, row + 1 - p.args.recency_tokens));
+    for (int32_t g = 0; g < groups; ++g) loss += LossOf(p, row, g, scores[g]) / groups;
   }
   return loss;
 }
@@ -231,27 +240,32 @@ DistillStats RunOnce(DistillKernels& kernels, const DistillArgs& args) {
 }
 
 TEST(DistillTest, LossMatchesAnIndependentComputation) {
-  Problem p;
-  const DistillStats stats = RunOnce(*cpu::CreateCpuDistillKernels(2), p.args);
-  EXPECT_EQ(stats.queries, 4);
-  EXPECT_NEAR(stats.loss, Loss(p), 1e-5 * std::abs(stats.loss));
+  for (const int32_t groups : {1, kKvHeads}) {
+    Problem p(groups);
+    const DistillStats stats = RunOnce(*cpu::CreateCpuDistillKernels(2), p.args);
+    EXPECT_EQ(stats.queries, 4);
+    EXPECT_NEAR(stats.loss, Loss(p), 1e-5 * std::abs(stats.loss));
+  }
 }
 
 TEST(DistillTest, EveryGradientMatchesFiniteDifferences) {
-  Problem p;
-  RunOnce(*cpu::CreateCpuDistillKernels(2), p.args);
-  constexpr float kStep = 1e-3f;
-  for (size_t i = 0; i < p.weights.size(); ++i) {
-    const float saved = p.weights[i];
-    p.weights[i] = saved + kStep;
-    const float up = p.weights[i];
-    const double loss_up = Loss(p);
-    p.weights[i] = saved - kStep;
-    const double slope = (loss_up - Loss(p)) / (double{up} - p.weights[i]);
-    p.weights[i] = saved;
-    // A ReLU that changes side within the step bends the difference, not the gradient: hence the
-    // absolute part.
-    EXPECT_NEAR(p.gradients[i], slope, 2e-3 + 2e-3 * std::abs(slope)) << "parameter " << i;
+  for (const int32_t groups : {1, kKvHeads}) {
+    Problem p(groups);
+    RunOnce(*cpu::CreateCpuDistillKernels(2), p.args);
+    constexpr float kStep = 1e-3f;
+    for (size_t i = 0; i < p.weights.size(); ++i) {
+      const float saved = p.weights[i];
+      p.weights[i] = saved + kStep;
+      const float up = p.weights[i];
+      const double loss_up = Loss(p);
+      p.weights[i] = saved - kStep;
+      const double slope = (loss_up - Loss(p)) / (double{up} - p.weights[i]);
+      p.weights[i] = saved;
+      // A ReLU that changes side within the step bends the difference, not the gradient: hence the
+      // absolute part.
+      EXPECT_NEAR(p.gradients[i], slope, 2e-3 + 2e-3 * std::abs(slope))
+          << groups << " groups, parameter " << i;
+    }
   }
 }
 
@@ -289,6 +303,25 @@ TEST(DistillTest, RoundedKeysAreSeenByTheLossAndPassTheirGradientThrough) {
     EXPECT_GT(difference, 0);
     EXPECT_LT(std::sqrt(difference / size), format == SelectorKeyFormat::kBf16 ? 0.02 : 0.5);
   }
+}
+
+TEST(DistillTest, GroupsThatMixAlikeSeeTheSharedStudent) {
+  // With the same mixing weights in every group, what the student believes is what the shared one
+  // does; the teachers differ.
+  Problem shared;
+  Problem grouped(kKvHeads);
+  const auto begin = static_cast<int64_t>(shared.args.weights.w - shared.weights.data());
+  std::copy_n(shared.weights.begin(), begin, grouped.weights.begin());
+  for (int32_t g = 0; g < kKvHeads; ++g) {
+    std::copy_n(shared.args.weights.w, kHeads * kHidden,
+                grouped.args.weights.w + g * kHeads * kHidden);
+  }
+  std::copy_n(shared.args.weights.k_norm, kDim, grouped.args.weights.k_norm);
+  const auto kernels = cpu::CreateCpuDistillKernels(1);
+  const DistillStats one = RunOnce(*kernels, shared.args);
+  const DistillStats many = RunOnce(*kernels, grouped.args);
+  EXPECT_NEAR(many.believed_mass, one.believed_mass, 1e-6);
+  EXPECT_GT(std::abs(many.kl - one.kl), 1e-6);
 }
 
 TEST(DistillTest, SparseStageGradientVanishesOutsideTheChosenBlocks) {

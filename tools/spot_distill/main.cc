@@ -12,6 +12,7 @@
 #include "absl/flags/flag.h"
 #include "absl/flags/parse.h"
 #include "absl/flags/usage.h"
+#include "absl/strings/numbers.h"
 #include "kernels/backend.h"
 #include "kernels/core/status.h"
 #include "kernels/distill.h"
@@ -36,6 +37,9 @@ ABSL_FLAG(int64_t, tokens, 20'000'000, "training tokens in all");
 ABSL_FLAG(int, sequences, 8, "sequences in an optimiser step");
 ABSL_FLAG(int, queries, 128, "rows of each sequence that enter the loss");
 ABSL_FLAG(int, heads, 4, "selector heads");
+ABSL_FLAG(std::string, groups, "1",
+          "choices of a layer: 1, shared by all heads, or kv-heads (or their number), one for each "
+          "KV head");
 ABSL_FLAG(int, dim, 0, "selector head dimension; 0 = the model's head_dim");
 ABSL_FLAG(double, lr, 5e-3, "peak learning rate");
 ABSL_FLAG(int, warmup, 50, "warm-up steps");
@@ -98,9 +102,18 @@ struct Setup {
   std::unique_ptr<Corpus> corpus;
 };
 
-TrainerOptions OptionsFromFlags(const model::ModelConfig& model) {
+absl::StatusOr<int32_t> GroupsFromFlag(const model::ModelConfig& model) {
+  const std::string text = absl::GetFlag(FLAGS_groups);
+  if (text == "kv-heads") return model.kv_heads;
+  int32_t groups = 0;
+  if (absl::SimpleAtoi(text, &groups)) return groups;
+  return InvalidArgument("--groups must be a number or kv-heads, got '", text, "'");
+}
+
+absl::StatusOr<TrainerOptions> OptionsFromFlags(const model::ModelConfig& model) {
   TrainerOptions options;
   options.selector.heads = absl::GetFlag(FLAGS_heads);
+  SPOTD_ASSIGN_OR_RETURN(options.selector.groups, GroupsFromFlag(model));
   options.selector.dim = absl::GetFlag(FLAGS_dim) > 0 ? absl::GetFlag(FLAGS_dim) : model.head_dim;
   options.selector.rope_theta = model.rope.theta;
   options.length = absl::GetFlag(FLAGS_length);
@@ -212,7 +225,7 @@ absl::Status Run() {
   if (!absl::GetFlag(FLAGS_calibrate).empty()) return RunCalibration();
   SPOTD_ASSIGN_OR_RETURN(const SelectorStorage storage, Storage());
   SPOTD_ASSIGN_OR_RETURN(Setup s, Load());
-  const TrainerOptions options = OptionsFromFlags(s.source->config());
+  SPOTD_ASSIGN_OR_RETURN(const TrainerOptions options, OptionsFromFlags(s.source->config()));
   std::fprintf(stderr, "%s\n%lld documents, %lld training tokens, %lld held-out sequences\n",
                s.backend->description().c_str(), static_cast<long long>(s.corpus->documents()),
                static_cast<long long>(s.corpus->training_tokens()),

@@ -11,9 +11,10 @@ namespace {
 constexpr float kTwilightSuperset = 0.25f;
 
 absl::Status BadSpec(const std::string& text) {
-  return InvalidArgument("--policies: '", text,
-                         "' is not full, window, quest@SHARE, topk@SHARE, oracle@SHARE, "
-                         "distilled@P, oracle-p@P or twilight@P[:SHARE]");
+  return InvalidArgument(
+      "--policies: '", text,
+      "' is not full, window, quest@SHARE, topk@SHARE, oracle@SHARE, "
+      "distilled@P, oracle-p@P, oracle-kv@SHARE, oracle-kv-p@P or twilight@P[:SHARE]");
 }
 
 // A number in (0, 1].
@@ -51,15 +52,18 @@ absl::StatusOr<PolicySpec> ParsePolicySpec(const std::string& text, int32_t cont
   PolicySpec spec;
   spec.label = text;
   spec.policy.dense_below_tokens = 0;
-  auto kind = model::ParsePolicy(name == "oracle-p" ? "oracle" : name);
+  const bool oracle_share = name == "oracle" || name == "oracle-kv";
+  const bool oracle_p = name == "oracle-p" || name == "oracle-kv-p";
+  auto kind = model::ParsePolicy(oracle_share || oracle_p ? "oracle" : name);
   if (!kind.ok()) return BadSpec(text);
   spec.policy.kind = *kind;
   const bool takes_number =
       *kind != model::PolicyKind::kFull && *kind != model::PolicyKind::kWindow;
   if (takes_number != has_number) return BadSpec(text);
-  if (*kind == model::PolicyKind::kDistilled || name == "oracle-p") spec.policy.p_residual = number;
+  spec.policy.oracle_per_kv_head = name.starts_with("oracle-kv");
+  if (*kind == model::PolicyKind::kDistilled || oracle_p) spec.policy.p_residual = number;
   if (*kind == model::PolicyKind::kQuest) spec.policy.fraction = number;
-  if (*kind == model::PolicyKind::kTopK || name == "oracle") {
+  if (*kind == model::PolicyKind::kTopK || oracle_share) {
     spec.policy.k_tokens = static_cast<int32_t>(std::lround(number * static_cast<float>(context)));
   }
   SPOTD_RETURN_IF_ERROR(spec.policy.Validate());

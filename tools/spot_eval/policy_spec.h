@@ -6,6 +6,7 @@
 //   quest@0.10         Quest, this share of the blocks, one choice a KV head
 //   oracle@0.10        true attention mass, this share of the context, one choice a layer
 //   oracle-p@0.8       true attention mass under the dual top-p rule
+//   oracle-kv@0.10, oracle-kv-p@0.8   the same two, one choice a KV head
 //   twilight@0.9:0.25  emulated (twilight_backend.h): top-p 0.9 over the quarter of the blocks that
 //                      Quest likes best; the quarter is the default
 #pragma once

@@ -129,6 +129,45 @@ TEST_F(TrainerTest, LossFallsAndTheFileLoads) {
   EXPECT_TRUE((*loaded)->Tensor(1, "q").ok());
 }
 
+TEST_F(TrainerTest, AChoiceForEachKvHeadIsLearntAndResumed) {
+  TrainerOptions options = Options();
+  options.tokens *= 3;
+  options.selector.groups = source_.config().kv_heads;
+  ASSERT_GT(options.selector.groups, 1);
+  const auto trainer = NewTrainer(options);
+  const auto before = trainer->Evaluate(2);
+  ASSERT_TRUE(before.ok()) << before.status();
+  for (int i = 0; i < 5; ++i) ASSERT_TRUE(trainer->Step().ok());
+  ASSERT_TRUE(trainer->SaveCheckpoint(Path("half")).ok());
+  while (!trainer->done()) ASSERT_TRUE(trainer->Step().ok());
+  const auto after = trainer->Evaluate(2);
+  ASSERT_TRUE(after.ok());
+  EXPECT_LT(after->kl, 0.9 * before->kl);
+  ASSERT_TRUE(trainer->SaveSelector(Path("whole")).ok());
+  const auto loaded = model::OpenSelector(Path("whole"), source_.config());
+  ASSERT_TRUE(loaded.ok()) << loaded.status();
+  EXPECT_EQ((*loaded)->config().groups, options.selector.groups);
+
+  const auto resumed = NewTrainer(options);
+  ASSERT_TRUE(resumed->LoadCheckpoint(Path("half")).ok());
+  while (!resumed->done()) ASSERT_TRUE(resumed->Step().ok());
+  ASSERT_TRUE(resumed->SaveSelector(Path("resumed")).ok());
+  EXPECT_EQ(Contents("whole"), Contents("resumed"));
+  options.selector.groups = 1;
+  const absl::Status other = NewTrainer(options)->LoadCheckpoint(Path("half"));
+  EXPECT_THAT(std::string(other.message()), HasSubstr("groups"));
+}
+
+TEST_F(TrainerTest, TheNumberOfGroupsMustBeTheModels) {
+  TrainerOptions options = Options();
+  options.selector.groups = source_.config().kv_heads + 1;
+  const auto trainer =
+      Trainer::Create(backend_.get(), transformer_.get(), store_.get(), corpus_.get(),
+                      *kernels::CreateDistillKernels(backend_.get(), 1), options);
+  EXPECT_EQ(trainer.status().code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_THAT(std::string(trainer.status().message()), HasSubstr("--groups"));
+}
+
 TEST_F(TrainerTest, ResumingContinuesBitForBit) {
   const auto whole = NewTrainer(Options());
   while (!whole->done()) ASSERT_TRUE(whole->Step().ok());

@@ -32,6 +32,23 @@ TEST(DecodePlanTest, SortsRowsByChooserAndKeepsTheirOrder) {
   EXPECT_EQ(plan.ChoiceOffset(2, 4), (2u * 5 + 4) * 3);
 }
 
+TEST(DecodePlanTest, TheSelectorMakesAsManyChoicesAsItHasGroups) {
+  DecodePlan shared(8, 3, 16);
+  DecodePlan apart(8, 3, 16, 3);
+  const std::vector<Chooser> choosers = {Chooser::kSelector, Chooser::kOracle, Chooser::kHeadOracle,
+                                         Chooser::kWindow};
+  const std::vector<int32_t> lens(4, 100);
+  shared.Make(choosers, lens, false);
+  apart.Make(choosers, lens, false);
+  const auto groups = [](const DecodePlan& plan) {
+    std::vector<int32_t> all;
+    for (const ChooserRange& range : plan.ranges()) all.push_back(range.groups);
+    return all;  // kSelector, kWindow, kOracle, kHeadOracle
+  };
+  EXPECT_EQ(groups(shared), (std::vector<int32_t>{1, 1, 1, 3}));
+  EXPECT_EQ(groups(apart), (std::vector<int32_t>{3, 1, 1, 3}));
+}
+
 TEST(DecodePlanTest, IsReusable) {
   DecodePlan plan(4, 2, 16);
   plan.Make(std::vector<Chooser>(4, Chooser::kQuest), std::vector<int32_t>(4, 1000), true);
@@ -88,6 +105,10 @@ TEST(DecodePlanTest, ChoosersFollowPolicyAndLength) {
   EXPECT_EQ(chooser(PolicyKind::kTopK, 101), Chooser::kSelector);
   EXPECT_EQ(chooser(PolicyKind::kWindow, 101), Chooser::kWindow);
   EXPECT_EQ(chooser(PolicyKind::kOracle, 101), Chooser::kOracle);
+  Policy oracle;
+  oracle.kind = PolicyKind::kOracle;
+  oracle.oracle_per_kv_head = true;
+  EXPECT_EQ(ChooserFor(oracle, 5000), Chooser::kHeadOracle);
 }
 
 }  // namespace

@@ -126,6 +126,33 @@ TEST_F(SelectorTest, RefusesCalibrationThatDoesNotFitTheLayers) {
   EXPECT_THAT(Refused(absl::StatusCode::kDataLoss), HasSubstr("\"budget_p_total\" is missing"));
 }
 
+TEST_F(SelectorTest, AChoiceForEachKvHeadHasMixingWeightsOfItsOwn) {
+  EXPECT_EQ((*OpenSelector(Write(), config_))->config().groups, 1);
+  metadata_["groups"] = "2";
+  config_.kv_heads = 2;
+  metadata_["config_hash"] = config_.Fingerprint();
+  EXPECT_THAT(Refused(absl::StatusCode::kDataLoss),
+              HasSubstr("selector.w.weight has shape [2, 64], not [4, 64]"));
+  for (int layer = 0; layer < config_.layers; ++layer) {
+    shapes_["layers." + std::to_string(layer) + ".selector.w.weight"] = {4, 64};
+  }
+  const auto selector = OpenSelector(Write(), config_);
+  ASSERT_TRUE(selector.ok()) << selector.status();
+  EXPECT_EQ((*selector)->config().groups, 2);
+}
+
+TEST_F(SelectorTest, RefusesGroupsThatAreNotTheModelsKvHeads) {
+  config_.kv_heads = 2;
+  metadata_["config_hash"] = config_.Fingerprint();
+  metadata_["groups"] = "3";
+  EXPECT_THAT(Refused(absl::StatusCode::kFailedPrecondition),
+              HasSubstr("\"groups\" is 3; 1 or the loaded model's number of KV heads, 2"));
+  for (const char* bad : {"0", "-1", "x", "", "1.5", "2000"}) {
+    metadata_["groups"] = bad;
+    EXPECT_THAT(Refused(absl::StatusCode::kDataLoss), HasSubstr("\"groups\"")) << bad;
+  }
+}
+
 TEST_F(SelectorTest, NamesTheFieldThatDiffers) {
   const auto precondition = absl::StatusCode::kFailedPrecondition;
   config_.layers = 3;

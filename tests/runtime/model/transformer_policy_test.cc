@@ -58,11 +58,12 @@ Policy FixedDensity(PolicyKind kind, int32_t tokens) {
 }
 
 class TransformerPolicyTest
-    : public ::testing::TestWithParam<std::tuple<const char*, SelectorKeyFormat>> {
+    : public ::testing::TestWithParam<std::tuple<const char*, SelectorKeyFormat, int32_t>> {
  protected:
   void SetUp() override {
     selector_.heads = 4;
     selector_.dim = 64;
+    selector_.groups = std::get<2>(GetParam());
     HarnessOptions options;
     options.backend = std::get<0>(GetParam());
     options.format = std::get<1>(GetParam());
@@ -85,6 +86,12 @@ class TransformerPolicyTest
     kvstore::BlockTable table = Prefilled();
     return harness_->Decode(&table, std::span<const int32_t>(tokens_).last(1), policy, result,
                             trace);
+  }
+
+  // Whether each KV head has a list of its own.
+  bool ChoosesApart(PolicyKind kind) const {
+    const bool selector = kind == PolicyKind::kDistilled || kind == PolicyKind::kTopK;
+    return kind == PolicyKind::kQuest || (selector && selector_.groups > 1);
   }
 
   SelectorConfig selector_;
@@ -150,14 +157,27 @@ TEST_P(TransformerPolicyTest, CountsWhatItReads) {
         << PolicyName(kind);
     ASSERT_EQ(trace.blocks.size(), static_cast<size_t>(layers));
     for (const std::vector<int32_t>& list : trace.blocks) {
-      // Under Quest the groups' lists are united.
+      // The lists of KV heads that choose apart are united.
       EXPECT_GE(static_cast<int64_t>(list.size()), blocks);
-      EXPECT_TRUE(kind == PolicyKind::kQuest || static_cast<int64_t>(list.size()) == blocks);
+      EXPECT_TRUE(ChoosesApart(kind) || static_cast<int64_t>(list.size()) == blocks);
       EXPECT_TRUE(std::is_sorted(list.begin(), list.end()));
       EXPECT_EQ(list.front(), 0);
       EXPECT_EQ(list.back(), 6);
     }
   }
+}
+
+TEST_P(TransformerPolicyTest, AnOracleOfEachKvHeadCountsAsTheSharedOneDoes) {
+  Policy policy = FixedDensity(PolicyKind::kOracle, 64);
+  DecodeResult shared;
+  const std::vector<float> shared_logits = LastStep(policy, &shared);
+  policy.oracle_per_kv_head = true;
+  DecodeResult apart;
+  const std::vector<float> logits = LastStep(policy, &apart);
+  EXPECT_EQ(apart.sparsity.blocks_attended, shared.sparsity.blocks_attended);
+  EXPECT_EQ(apart.sparsity.bytes_read, shared.sparsity.bytes_read);
+  EXPECT_GE(apart.sparsity.covered_mass, shared.sparsity.covered_mass - 1e-5f);
+  EXPECT_GT(RelativeError(logits, shared_logits), 1e-6);
 }
 
 TEST_P(TransformerPolicyTest, DenseRowsCountEverything) {
@@ -244,7 +264,14 @@ INSTANTIATE_TEST_SUITE_P(Backends, TransformerPolicyTest,
                          ::testing::Combine(::testing::Values("ref", "cpu"),
                                             ::testing::Values(SelectorKeyFormat::kBf16,
                                                               SelectorKeyFormat::kInt4,
-                                                              SelectorKeyFormat::kFp4)));
+                                                              SelectorKeyFormat::kFp4),
+                                            ::testing::Values(1)));
+
+// A selector that chooses for each of the model's two KV heads.
+INSTANTIATE_TEST_SUITE_P(KvHeads, TransformerPolicyTest,
+                         ::testing::Combine(::testing::Values("ref", "cpu"),
+                                            ::testing::Values(SelectorKeyFormat::kInt4),
+                                            ::testing::Values(2)));
 
 TEST(TransformerErrorsTest, RefusesWhatItCannotRun) {
   HarnessOptions options;

@@ -24,6 +24,19 @@ TEST(PolicySpecTest, OracleHasTwoForms) {
   EXPECT_FLOAT_EQ(spec->policy.p_residual, 0.7f);
 }
 
+TEST(PolicySpecTest, TheOracleMayChooseForEachKvHead) {
+  EXPECT_FALSE(ParsePolicySpec("oracle@0.5", 1000)->policy.oracle_per_kv_head);
+  const auto share = ParsePolicySpec("oracle-kv@0.5", 1000);
+  ASSERT_TRUE(share.ok());
+  EXPECT_EQ(share->policy.kind, model::PolicyKind::kOracle);
+  EXPECT_EQ(share->policy.k_tokens, 500);
+  EXPECT_TRUE(share->policy.oracle_per_kv_head);
+  const auto p = ParsePolicySpec("oracle-kv-p@0.7", 1000);
+  EXPECT_EQ(p->policy.k_tokens, 0);
+  EXPECT_FLOAT_EQ(p->policy.p_residual, 0.7f);
+  EXPECT_TRUE(p->policy.oracle_per_kv_head);
+}
+
 TEST(PolicySpecTest, TwilightHasTwoNumbers) {
   const auto spec = ParsePolicySpec("twilight@0.85:0.5", 8192);
   ASSERT_TRUE(spec.ok());
@@ -38,7 +51,7 @@ TEST(PolicySpecTest, TwilightHasTwoNumbers) {
 TEST(PolicySpecTest, RefusesWhatItDoesNotKnow) {
   for (const char* text :
        {"", "quest", "window@0.1", "quest@0", "quest@1.5", "quest@x", "quest@0.1x", "twilight",
-        "twilight@0.9:", "twilight@2", "best@0.1", "topk@nan"}) {
+        "twilight@0.9:", "oracle-kv", "oracle-kvx@0.5", "twilight@2", "best@0.1", "topk@nan"}) {
     EXPECT_EQ(ParsePolicySpec(text, 8192).status().code(), absl::StatusCode::kInvalidArgument)
         << text;
   }
