@@ -3,6 +3,7 @@ import json
 import math
 import pathlib
 import re
+import statistics
 
 # SELECTOR quality floors: (what, limit at the target lengths). A model is judged at its longest context.
 FLOORS = {
@@ -15,7 +16,7 @@ def load(folder: pathlib.Path) -> dict:
     """{model name: {task: report}} of the files NAME-TASK.json."""
     results = {}
     for path in sorted(folder.glob("*.json")):
-        for task in ("needle-keys", "mass-keys", "keys", "serving", "uniform", "twilight", "ppl", "mass", "needle", "track", "qa"):
+        for task in ("needle-keys", "mass-keys", "keys", "floor", "serving", "uniform", "twilight", "ppl", "mass", "needle", "track", "qa"):
             if path.stem.endswith("-" + task):
                 results.setdefault(path.stem.removesuffix("-" + task), {})[task] = json.loads(path.read_text())
                 break
@@ -101,14 +102,15 @@ def keys_table(report: dict, mass: dict | None, needle: dict | None) -> str:
     for policy in dict.fromkeys(r["policy"] for r in report["rows"] if r["keys"]):
         kl = {keys: find(report, policy, context, keys)["kl"] for keys in size}
         rows.append([f"KL, {policy}", f"{kl['bf16']:.4f}"] +
-                    [f"{kl[k]:.4f} ({100 * (kl[k] / kl['bf16'] - 1):+.1f}%)" for k in ("int4", "fp4")])
+                    [f"{kl[k]:.4f} ({share_text(*difference_of_kl(report, policy, context, k))})" for k in ("int4", "fp4")])
     for policy in dict.fromkeys(r["policy"] for r in mass["rows"]) if mass else ():
         covered = {keys: find(mass, policy, context, keys)["mass"] for keys in size}
         rows.append([f"covered mass, {policy}", f"{covered['bf16']:.4f}"] +
                     [f"{covered[k]:.4f} ({100 * (covered[k] - covered['bf16']):+.2f} points)" for k in ("int4", "fp4")])
-    for task in dict.fromkeys(r["task"] for r in needle["rows"]) if needle else ():
-        score = {r["keys"]: r["score"] for r in needle["rows"] if r["task"] == task and "depth" not in r}
-        rows.append([f"needle {task}, distilled@0.8"] + [f"{score[k]:.3f}" for k in size])
+    for task, length in dict.fromkeys((r["task"], r["context"]) for r in needle["rows"]) if needle else ():
+        found = {r["keys"]: r for r in needle["rows"] if (r["task"], r["context"]) == (task, length) and "depth" not in r}
+        dense = found["bf16"]["dense_score"]
+        rows.append([f"needle {task} at {length}, distilled@0.8 (dense {dense:.2f})"] + [f"{found[k]['score']:.2f}" for k in size])
     rows.append(["bytes of a key", str(size["bf16"])] + [f"{size[k]} ({size['bf16'] / size[k]:.2f}x smaller)" for k in ("int4", "fp4")])
     return table(["", "bf16", "int4", "fp4"], rows)
 
@@ -120,7 +122,7 @@ RULES = {"distilled": "distilled: dual top-p, as the selector file says for each
 def budget_table(report: dict, uniform: dict | None) -> str:
     """KL of each way to spend the same bytes, at the longest context."""
     context = longest(report)
-    shares = (0.10, 0.125, 0.15, 0.20, 0.25)
+    shares = (0.11, 0.125, 0.15, 0.20, 0.25)
     curves = {label: curve(report, name, context) for name, label in RULES.items()}
     if uniform:
         curves["distilled: dual top-p, the same p in each layer"] = curve(uniform, "distilled", context)
@@ -193,9 +195,9 @@ def floors_table(name: str, tasks: dict) -> str:
     floor = next((f for key, f in FLOORS.items() if name.startswith(key)), None)
     if floor is None or "ppl" not in tasks:
         return "No floors are set for this model."
-    report = tasks["ppl"]
+    report = tasks.get("floor", tasks["ppl"])
     context = longest(report)
-    rows = []
+    rows = [["", "contexts judged", "", str(report["rows"][0]["documents"]), ""]]
     for policy in judged_policies(report, context, floor["density"]):
         row = find(report, policy, context)
         upper = math.expm1(row["nll_delta"] + row["nll_delta_ci95"])
@@ -235,14 +237,30 @@ def calibration_floors(tasks: dict, policy: str) -> list:
              verdict(r["reliability"]["calibration_error"] <= 0.02)] for r in (ends[:1] + ends[-1:] if len(ends) > 1 else ends)]
 
 
+def difference_of_kl(report: dict, policy: str, context: int, keys: str) -> tuple:
+    """KL with `keys` against bf16 keys, as a share of the latter, and the 95% half-width, paired by document."""
+    exact, rounded = (find(report, policy, context, k) for k in ("bf16", keys))
+    share = rounded["kl"] / exact["kl"] - 1
+    pairs = zip(rounded.get("per_document", {}).get("kl", []), exact.get("per_document", {}).get("kl", []))
+    differences = [a - b for a, b in pairs]
+    if len(differences) < 2:
+        return share, None
+    # Student's t for 24 and for 50 and more.
+    return share, (2.0 if len(differences) > 40 else 2.07) * statistics.stdev(differences) / math.sqrt(len(differences)) / exact["kl"]
+
+
+def share_text(share: float, half: float | None) -> str:
+    return f"{100 * share:+.1f}%" + (f" ± {100 * half:.1f}%" if half is not None else "")
+
+
 def key_floors(tasks: dict, policy: str) -> list:
     if "keys" not in tasks:
         return []
     rows = []
     context = longest(tasks["keys"])
     for keys in ("int4", "fp4"):
-        kl = find(tasks["keys"], policy, context, keys)["kl"] / find(tasks["keys"], policy, context, "bf16")["kl"] - 1
-        rows.append(["", f"KL with {keys} keys against bf16", "<= +5%", f"{100 * kl:+.1f}%", verdict(kl <= 0.05)])
+        kl, half = difference_of_kl(tasks["keys"], policy, context, keys)
+        rows.append(["", f"KL with {keys} keys against bf16", "<= +5%", share_text(kl, half), verdict(kl <= 0.05)])
         if "mass-keys" in tasks:
             mass = [find(tasks["mass-keys"], policy, context, k)["mass"] for k in (keys, "bf16")]
             rows.append(["", f"covered mass with {keys} keys against bf16", "within 0.3 points", f"{100 * (mass[0] - mass[1]):+.2f} points",

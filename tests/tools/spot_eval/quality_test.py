@@ -82,6 +82,25 @@ class QualityTest(unittest.TestCase):
         self.assertIn("| KL, topk@0.10 | 0.0200 | 0.0210 (+5.0%) | 0.0190 (-5.0%) |", text)
         self.assertIn("| bytes of a key | 128 | 36 (3.56x smaller) | 36 (3.56x smaller) |", text)
 
+    def test_keys_are_paired_by_document(self):
+        def judged(keys, *kls):
+            return row("distilled@0.8", keys, 0.1, sum(kls) / len(kls)) | {"per_document": {"kl": list(kls)}}
+        keys = report(judged("bf16", 0.01, 0.03, 0.02), judged("int4", 0.011, 0.031, 0.021), judged("fp4", 0.01, 0.04, 0.02))
+        share, half = tables.difference_of_kl(keys, "distilled@0.8", 8192, "int4")
+        self.assertAlmostEqual(share, 0.05)
+        self.assertAlmostEqual(half, 0)  # the same difference in every document
+        self.assertGreater(tables.difference_of_kl(keys, "distilled@0.8", 8192, "fp4")[1], 0.1)
+        needle = {"rows": [{"task": "single", "context": 8192, "keys": k, "score": s, "dense_score": 0.8}
+                           for k, s in (("bf16", 0.8), ("int4", 0.75), ("fp4", 0.7))]}
+        text = tables.keys_table(keys, None, needle)
+        self.assertIn("| needle single at 8192, distilled@0.8 (dense 0.80) | 0.80 | 0.75 | 0.70 |", text)
+
+    def test_many_contexts_judge_where_there_are_some(self):
+        judged = report(row("distilled@0.8", "int4", 0.14, 0.005, documents=64))
+        text = tables.floors_table("smollm2", {"ppl": self.ppl, "floor": judged})
+        self.assertIn("| contexts judged |  | 64 |", text)
+        self.assertIn("| distilled@0.8 | density | <= 0.15 | 0.140 | met |", text)
+
     def test_retrieval_stands_out_where_it_differs(self):
         def answers(task, dense, difference, width):
             return {"task": task, "policy": "window", "keys": "", "context": 8192, "prompts": 9, "dense_score": dense, "density": 0.1,
