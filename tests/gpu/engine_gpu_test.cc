@@ -40,6 +40,7 @@ GenerateRequest AskSparsely(const std::string& session, model::PolicyKind kind, 
 
 struct Seen {
   double mass = 0;
+  double believed = 0;  // by the policy
   double error = 0;
 };
 
@@ -52,6 +53,7 @@ Seen MeanOfLayers(Engine* engine, model::PolicyKind kind) {
     if (!result.ok()) return seen;
     EXPECT_EQ(result->sparsity.audited_steps, 1);
     seen.mass += result->sparsity.mean_recalled_mass / kLayers;
+    seen.believed += result->sparsity.mean_covered_mass / kLayers;
     seen.error += result->sparsity.mean_output_error / kLayers;
   }
   return seen;
@@ -72,12 +74,12 @@ TEST(GpuAuditTest, SeesWhatTheReferenceSees) {
   }
 }
 
+// What the oracle chose by is the true mass, mean over the layers.
 TEST(GpuAuditTest, AgreesWithTheOraclesOwnMass) {
   auto engine = MakeTinyEngine(RealHeads(64, 1));
-  const auto first = Complete(engine.get(), AskSparsely("", model::PolicyKind::kOracle, 2)).second;
-  ASSERT_TRUE(first.ok()) << first.status();
-  EXPECT_LT(first->sparsity.mean_recalled_mass, 0.99);
-  EXPECT_NEAR(first->sparsity.mean_recalled_mass, first->sparsity.mean_covered_mass, 5e-3);
+  const Seen seen = MeanOfLayers(engine.get(), model::PolicyKind::kOracle);
+  EXPECT_LT(seen.mass, 0.99) << "nothing was lost: the test is too mild";
+  EXPECT_NEAR(seen.mass, seen.believed, 5e-3);
 }
 
 TEST(GpuAuditTest, WatchingChangesNothing) {
