@@ -12,7 +12,9 @@
 //     full_weight * KL(p_t || p_s)  +  residual_weight * KL(p_t^R || p_s^R)
 //
 // where R restricts and renormalises both to the residual tokens: outside the first sink_tokens and
-// the last recency_tokens, which decoding always reads. Only `num_queries` sampled rows of a
+// the last recency_tokens, which decoding always reads. A group whose heads attend near has little
+// to choose: in the mean of the residual terms groups count by M_g^group_power, M_g being the
+// residual mass of their heads, summed. Only `num_queries` sampled rows of a
 // sequence enter the loss, each against all its keys; the largest intermediates are [heads,
 // num_queries, rows] and [groups, num_queries, rows], never [rows, rows].
 #pragma once

@@ -31,6 +31,9 @@ struct DistillArgs {
   // Within the residual, a head counts by its residual mass to this power; 0: the plain mean. The
   // mean's total residual mass stays.
   float teacher_power;
+  // A group's residual term counts by its residual mass, summed over heads, to this power; 0:
+  // groups count alike.
+  float group_power = 0;
 
   int32_t num_queries;       // of each sequence
   const int32_t* queries;    // [sequences, num_queries] rows of the sequence, ascending

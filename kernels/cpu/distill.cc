@@ -22,6 +22,7 @@ void Resize(const DistillArgs& args, DistillScratch& s) {
   s.k_rms.resize(rows);
   s.dots.resize(heads * queries * rows);
   for (auto* buffer : {&s.scores, &s.teacher}) buffer->resize(queries * groups * rows);
+  s.residual_share.resize(queries * groups);
   s.teacher_head.resize(queries * rows);
   s.teacher_q.resize(queries * head_dim);
   s.teacher_k.resize(rows * head_dim);

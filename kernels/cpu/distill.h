@@ -14,21 +14,22 @@ namespace spotd::kernels::cpu {
 // Intermediate results of one DistillArgs, kept between calls so that training does not allocate. R
 // = num_queries, L = rows, G = groups.
 struct DistillScratch {
-  std::vector<float> x_queries;     // [R, hidden]
-  std::vector<float> q;             // [R, heads, dim] after RoPE
-  std::vector<float> w;             // [R, G, heads]
-  std::vector<float> k_raw;         // [L, dim] before the norm
-  std::vector<float> k_rms;         // [L] 1 / rms of k_raw
-  std::vector<float> k;             // [L, dim] after norm and RoPE
-  std::vector<float> dots;          // [heads, R, L] q . k, then the gradient with respect to it
-  std::vector<float> scores;        // [R, G, L] student scores, then their gradient
-  std::vector<float> teacher;       // [R, G, L] p_t
-  std::vector<float> teacher_head;  // [R, L]
-  std::vector<float> teacher_q;     // [R, head_dim] of one head
-  std::vector<float> teacher_k;     // [L, head_dim] of one KV head
-  std::vector<float> d_q;           // [R, heads, dim]
-  std::vector<float> d_w;           // [R, G, heads]
-  std::vector<float> d_k;           // [L, dim]
+  std::vector<float> x_queries;       // [R, hidden]
+  std::vector<float> q;               // [R, heads, dim] after RoPE
+  std::vector<float> w;               // [R, G, heads]
+  std::vector<float> k_raw;           // [L, dim] before the norm
+  std::vector<float> k_rms;           // [L] 1 / rms of k_raw
+  std::vector<float> k;               // [L, dim] after norm and RoPE
+  std::vector<float> dots;            // [heads, R, L] q . k, then the gradient with respect to it
+  std::vector<float> scores;          // [R, G, L] student scores, then their gradient
+  std::vector<float> teacher;         // [R, G, L] p_t
+  std::vector<float> residual_share;  // [R, G] of the residual term; they sum to 1 over groups
+  std::vector<float> teacher_head;    // [R, L]
+  std::vector<float> teacher_q;       // [R, head_dim] of one head
+  std::vector<float> teacher_k;       // [L, head_dim] of one KV head
+  std::vector<float> d_q;             // [R, heads, dim]
+  std::vector<float> d_w;             // [R, G, heads]
+  std::vector<float> d_k;             // [L, dim]
 };
 
 std::unique_ptr<DistillKernels> CreateCpuDistillKernels(int threads);

@@ -89,6 +89,18 @@ void FinishTeacher(const DistillArgs& args, int64_t r, const ResidualSums& sums,
   for (int64_t j = 0; j < visible; ++j) out[j] *= j >= begin && j < end ? residual_share : share;
 }
 
+// What each group's residual term counts for in a query: sums [groups] to shares [groups].
+void ShareResidual(const DistillArgs& args, const ResidualSums* sums, float* shares) {
+  double total = 0;
+  for (int32_t g = 0; g < args.groups; ++g) {
+    total += std::pow(sums[g].mass, double{args.group_power});
+  }
+  for (int32_t g = 0; g < args.groups; ++g) {
+    const double own = std::pow(sums[g].mass, double{args.group_power});
+    shares[g] = static_cast<float>(total > 0 ? own / total : 1.0 / args.groups);
+  }
+}
+
 void NormaliseKeys(const DistillArgs& args, ThreadPool& pool, DistillScratch& scratch) {
   pool.ParallelFor(args.rows, 64, [&](int64_t begin, int64_t end, int) {
     for (int64_t row = begin; row < end; ++row) {
@@ -191,6 +203,10 @@ void ComputeTeacher(const DistillArgs& args, ThreadPool& pool, DistillScratch& s
   for (int64_t choice = 0; choice < int64_t{args.num_queries} * args.groups; ++choice) {
     FinishTeacher(args, choice / args.groups, sums[static_cast<size_t>(choice)],
                   scratch.teacher.data() + choice * args.rows);
+  }
+  for (int64_t r = 0; r < args.num_queries; ++r) {
+    ShareResidual(args, &sums[static_cast<size_t>(r * args.groups)],
+                  scratch.residual_share.data() + r * args.groups);
   }
 }
 

@@ -115,16 +115,19 @@ void LossOfChoice(const DistillArgs& args, int64_t choice, DistillScratch& scrat
         teacher, student, span.visible, [&](int64_t j) { return read[j / block_tokens] != 0; },
         args.full_weight, gradient);
   }
+  // Times groups: what follows is a mean over them.
+  const double residual_weight = double{args.residual_weight} * args.groups *
+                                 scratch.residual_share[static_cast<size_t>(choice)];
   const double residual = RestrictedKl(
       teacher, student, span.visible,
-      [&](int64_t j) { return j >= span.sinks && j < span.recency_begin; }, args.residual_weight,
+      [&](int64_t j) { return j >= span.sinks && j < span.recency_begin; }, residual_weight,
       gradient);
 
   const std::vector<char> recalled =
       ChosenBlocks(student, span, block_tokens, args.recall_fraction);
   stats->kl += kl;
   stats->residual_kl += residual;
-  stats->loss += args.full_weight * first_term + args.residual_weight * residual;
+  stats->loss += args.full_weight * first_term + residual_weight * residual;
   stats->recalled_mass += MassOf(teacher, recalled, span, block_tokens);
   stats->believed_mass += MassOf(student, recalled, span, block_tokens);
   const double scale = static_cast<double>(args.gradient_scale) / args.groups;

@@ -49,6 +49,7 @@ DistillScratch Carve(const DistillArgs& a, Carver& carver) {
   s.dots = carver.Take<float>(queries * a.heads * s.stride);
   s.d_scores = carver.Take<float>(queries * a.groups * s.stride);
   s.teacher = carver.Take<float>(queries * a.groups * s.stride);
+  s.residual_share = carver.Take<float>(queries * a.groups);
   s.d_q = carver.Take<float>(queries * q_width);
   s.d_w = carver.Take<float>(queries * a.groups * a.heads);
   s.d_k = carver.Take<float>(keys * a.dim);

@@ -15,21 +15,22 @@ namespace spotd::kernels::cuda {
 // groups. A row of keys takes `stride` floats, L rounded up so that rows can be read in vectors.
 struct DistillScratch {
   int32_t stride;
-  uint16_t* x_queries;  // [S * R, hidden] bf16
-  float* q;             // [S * R, heads, dim] after RoPE
-  float* w;             // [S * R, G, heads]
-  float* k_raw;         // [S * L, dim]
-  float* k_rms;         // [S * L]
-  float* k;             // [S * L, dim] after norm and RoPE
-  float* dots;          // [S * R, heads, stride] q . k, then the gradient with respect to it
-  float* d_scores;      // [S * R, G, stride] gradient of the student's scores
-  float* teacher;       // [S * R, G, stride] p_t
-  float* d_q;           // [S * R, heads, dim]
-  float* d_w;           // [S * R, G, heads]
-  float* d_k;           // [S * L, dim]
-  float* partials;      // of sums that several blocks share
-  double* query_stats;  // [S * R, kStatCount]
-  double* stats;        // [kStatCount], summed over calls
+  uint16_t* x_queries;    // [S * R, hidden] bf16
+  float* q;               // [S * R, heads, dim] after RoPE
+  float* w;               // [S * R, G, heads]
+  float* k_raw;           // [S * L, dim]
+  float* k_rms;           // [S * L]
+  float* k;               // [S * L, dim] after norm and RoPE
+  float* dots;            // [S * R, heads, stride] q . k, then the gradient with respect to it
+  float* d_scores;        // [S * R, G, stride] gradient of the student's scores
+  float* teacher;         // [S * R, G, stride] p_t
+  float* residual_share;  // [S * R, G] of the residual term; they sum to 1 over groups
+  float* d_q;             // [S * R, heads, dim]
+  float* d_w;             // [S * R, G, heads]
+  float* d_k;             // [S * L, dim]
+  float* partials;        // of sums that several blocks share
+  double* query_stats;    // [S * R, kStatCount]
+  double* stats;          // [kStatCount], summed over calls
 };
 
 // loss, kl, residual_kl, recalled_mass, believed_mass, queries.

@@ -149,8 +149,8 @@ __device__ float ChosenMass(const Query& q, int block_tokens, const float* proba
 
 // The loss of one query and group, whose student's probabilities are in q.student: figures into
 // `figures` (thread 0's), the gradient into d_score.
-__device__ void ChoiceLoss(const DistillArgs& args, const Query& q, float* d_score,
-                           double (&figures)[kStatCount]) {
+__device__ void ChoiceLoss(const DistillArgs& args, const Query& q, float residual_share,
+                           float* d_score, double (&figures)[kStatCount]) {
   const int block_tokens = args.layer.block_tokens;
   const float gradient_scale = args.gradient_scale / args.groups;
   for (int j = threadIdx.x; j < q.visible; j += kThreads) d_score[j] = 0;
@@ -165,12 +165,13 @@ __device__ void ChoiceLoss(const DistillArgs& args, const Query& q, float* d_sco
     first_term = RestrictedKl(q, read, args.full_weight, gradient_scale, d_score);
   }
   const auto residual_tokens = [&](int j) { return j >= q.sinks && j < q.recency_begin; };
-  const float residual =
-      RestrictedKl(q, residual_tokens, args.residual_weight, gradient_scale, d_score);
+  // Times groups: what follows is a mean over them.
+  const float residual_weight = args.residual_weight * args.groups * residual_share;
+  const float residual = RestrictedKl(q, residual_tokens, residual_weight, gradient_scale, d_score);
 
   ChooseBlocks(q, block_tokens, args.recall_fraction);
   const double share = 1.0 / args.groups;
-  figures[0] += share * (args.full_weight * first_term + args.residual_weight * residual);
+  figures[0] += share * (args.full_weight * first_term + residual_weight * residual);
   figures[1] += share * kl;
   figures[2] += share * residual;
   figures[3] += share * ChosenMass(q, block_tokens, q.teacher);
@@ -202,7 +203,7 @@ __global__ void LossKernel(DistillArgs args, DistillScratch s) {
     MixHeads(args, s, query, choice, q.visible, q.student);
     __syncthreads();
     Softmax(q);
-    ChoiceLoss(args, q, s.d_scores + choice * s.stride, figures);
+    ChoiceLoss(args, q, s.residual_share[choice], s.d_scores + choice * s.stride, figures);
   }
   if (threadIdx.x == 0) {
     for (int i = 0; i < kStatCount; ++i) s.query_stats[query * kStatCount + i] = figures[i];

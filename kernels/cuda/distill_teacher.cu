@@ -152,9 +152,9 @@ __device__ float CombineParts(const Sum* parts, int stride) {
 
 // The weight of each of a group's `heads` within the residual of one query, the heads' mean
 // included: lse and residual_lse are [heads, kQueries], from this query's first; the latter is
-// replaced.
-__device__ void WeighHeads(const DistillArgs& args, int heads, const float* lse,
-                           float* residual_lse) {
+// replaced. Returns their residual mass, summed.
+__device__ float WeighHeads(const DistillArgs& args, int heads, const float* lse,
+                            float* residual_lse) {
   float mass = 0;
   float weighted = 0;
   for (int head = 0; head < heads; ++head) {
@@ -166,6 +166,22 @@ __device__ void WeighHeads(const DistillArgs& args, int heads, const float* lse,
   }
   const float factor = weighted > 0.0f ? mass / weighted / heads : 0.0f;
   for (int head = 0; head < heads; ++head) residual_lse[head * kQueries] *= factor;
+  return mass;
+}
+
+// The same for all groups of one query, and what each group's residual term counts for: shares
+// [groups].
+__device__ void WeighGroups(const DistillArgs& args, const float* lse, float* residual_lse,
+                            float* shares) {
+  const int heads = args.q_heads / args.groups;
+  float total = 0;
+  for (int group = 0; group < args.groups; ++group) {
+    const int at = group * heads * kQueries;
+    const float mass = WeighHeads(args, heads, lse + at, residual_lse + at);
+    total += shares[group] = powf(mass, args.group_power);
+  }
+  for (int group = 0; group < args.groups; ++group)
+    shares[group] = total > 0.0f ? shares[group] / total : 1.0f / args.groups;
 }
 
 // p_t of one group for 16 keys from `key`, of the block's queries, of which `first` is the first.
@@ -224,10 +240,10 @@ __global__ void __launch_bounds__(kThreads) TeacherKernel(DistillArgs args, Dist
     weights[i] = CombineParts(residual + at, kQueries);
   }
   __syncthreads();
-  const int heads = args.q_heads / args.groups;
-  for (int i = threadIdx.x; i < args.groups * kQueries; i += kThreads) {
-    const int at = i / kQueries * heads * kQueries + i % kQueries;
-    if (first + i % kQueries < args.num_queries) WeighHeads(args, heads, lse + at, weights + at);
+  if (threadIdx.x < kQueries && first + threadIdx.x < args.num_queries) {
+    const int64_t query = int64_t{blockIdx.y} * args.num_queries + first + threadIdx.x;
+    WeighGroups(args, lse + threadIdx.x, weights + threadIdx.x,
+                s.residual_share + query * args.groups);
   }
   __syncthreads();
 

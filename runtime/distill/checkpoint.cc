@@ -39,6 +39,7 @@ Metadata Identity(const TrainerOptions& o, const model::ModelConfig& model) {
           {"full_weight", Concat(o.full_weight)},
           {"residual_weight", Concat(o.residual_weight)},
           {"teacher_power", Concat(o.teacher_power)},
+          {"group_power", Concat(o.group_power)},
           {"sparse_stage", Concat(o.sparse_stage)},
           {"sparse_fraction", Concat(o.sparse_fraction)},
           {"rounding_stage", Concat(o.rounding_stage)},

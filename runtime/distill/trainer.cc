@@ -131,6 +131,7 @@ kernels::DistillArgs Trainer::Impl::SharedArgs(int32_t num_queries, Stage stage)
   args.q_heads = config.q_heads;
   args.teacher_scale = 1.0f / std::sqrt(static_cast<float>(config.head_dim));
   args.teacher_power = options.teacher_power;
+  args.group_power = options.group_power;
   args.num_queries = num_queries;
   args.queries = queries.as<int32_t>();
   args.rope = {inv_freq.as<float>(), options.selector.dim, 1.0f};

@@ -33,6 +33,7 @@ struct TrainerOptions {
   float full_weight = 1.0f;
   float residual_weight = 1.0f;
   float teacher_power = 1.0f;  // see kernels/distill.h
+  float group_power = 2.0f;    // likewise
   double sparse_stage = 0.0;   // share of the steps, at the end, that train on the sparse loss
   float sparse_fraction = 0.10f;
   double rounding_stage = 0.0;  // share of the last steps that see the keys as they are stored

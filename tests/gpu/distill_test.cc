@@ -98,6 +98,7 @@ Result Train(Device& device, float sparse_fraction, int repeats, bool learn = tr
   args.rope = {inv_freq.as<float>(), kDim, 1.0f};
   args.heads = kHeads;
   args.groups = groups;
+  args.group_power = 1.5f;
   args.dim = kDim;
   args.norm_eps = 1e-5f;
   args.key_rounding = key_rounding;

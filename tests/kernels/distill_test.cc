@@ -204,12 +204,31 @@ double Kl(const std::vector<double>& t, const std::vector<double>& s, int32_t be
   return begin < end ? kl : 0;
 }
 
+// What the group's residual term counts for, times the number of groups.
+double ResidualShare(const Problem& p, int32_t row, int32_t group) {
+  const int32_t heads = kQHeads / p.args.groups;
+  double own = 0;
+  double total = 0;
+  for (int32_t g = 0; g < p.args.groups; ++g) {
+    double mass = 0;
+    for (int32_t h = g * heads; h < (g + 1) * heads; ++h) {
+      const std::vector<double> head = HeadProbabilities(p, row, h);
+      for (int32_t j = p.args.sink_tokens; j <= row - p.args.recency_tokens; ++j) mass += head[j];
+    }
+    const double counts = std::pow(mass, double{p.args.group_power});
+    total += counts;
+    if (g == group) own = counts;
+  }
+  return total > 0 ? p.args.groups * own / total : 1;
+}
+
 double LossOf(const Problem& p, int32_t row, int32_t group, const std::vector<double>& scores) {
   const std::vector<double> s = SoftmaxOf(scores);
   const std::vector<double> t = Teacher(p, row, group);
   const int32_t sinks = std::min(p.args.sink_tokens, row + 1);
   return p.args.full_weight * Kl(t, s, 0, row + 1) +
-         p.args.residual_weight * Kl(t, s, sinks, std::max(sinks, row + 1 - p.args.recency_tokens));
+         p.args.residual_weight * ResidualShare(p, row, group) *
+             Kl(t, s, sinks, std::max(sinks, row + 1 - p.args.recency_tokens));
 }
 
 double Loss(const Problem& p) {
@@ -242,6 +261,7 @@ DistillStats RunOnce(DistillKernels& kernels, const DistillArgs& args) {
 TEST(DistillTest, LossMatchesAnIndependentComputation) {
   for (const int32_t groups : {1, kKvHeads}) {
     Problem p(groups);
+    p.args.group_power = 1.5f;
     const DistillStats stats = RunOnce(*cpu::CreateCpuDistillKernels(2), p.args);
     EXPECT_EQ(stats.queries, 4);
     EXPECT_NEAR(stats.loss, Loss(p), 1e-5 * std::abs(stats.loss));
@@ -251,6 +271,7 @@ TEST(DistillTest, LossMatchesAnIndependentComputation) {
 TEST(DistillTest, EveryGradientMatchesFiniteDifferences) {
   for (const int32_t groups : {1, kKvHeads}) {
     Problem p(groups);
+    p.args.group_power = 1.5f;
     RunOnce(*cpu::CreateCpuDistillKernels(2), p.args);
     constexpr float kStep = 1e-3f;
     for (size_t i = 0; i < p.weights.size(); ++i) {

@@ -49,6 +49,9 @@ ABSL_FLAG(double, residual_weight, 1.0,
           "weight of the KL over the tokens outside sinks and recency");
 ABSL_FLAG(double, teacher_power, 1.0,
           "heads count by their mass outside sinks and recency to this power; 0: the plain mean");
+ABSL_FLAG(double, group_power, 2.0,
+          "KV heads that choose apart count by their mass outside sinks and recency to this power; "
+          "0: alike");
 ABSL_FLAG(double, sparse_stage, 0.0,
           "share of the steps, at the end, that train on the chosen blocks only");
 ABSL_FLAG(double, sparse_fraction, 0.10, "density of the sparse stage");
@@ -127,6 +130,7 @@ absl::StatusOr<TrainerOptions> OptionsFromFlags(const model::ModelConfig& model)
   options.full_weight = static_cast<float>(absl::GetFlag(FLAGS_full_weight));
   options.residual_weight = static_cast<float>(absl::GetFlag(FLAGS_residual_weight));
   options.teacher_power = static_cast<float>(absl::GetFlag(FLAGS_teacher_power));
+  options.group_power = static_cast<float>(absl::GetFlag(FLAGS_group_power));
   options.sparse_stage = absl::GetFlag(FLAGS_sparse_stage);
   options.sparse_fraction = static_cast<float>(absl::GetFlag(FLAGS_sparse_fraction));
   options.rounding_stage = absl::GetFlag(FLAGS_round_keys);
