@@ -62,5 +62,53 @@ class ServeTest(unittest.TestCase):
         self.assertIn("cannot write /dev/full", full.stderr)
 
 
+class SyntheticTest(unittest.TestCase):
+    """Every command on random weights, small enough for any machine: that it runs, and that its accounts add up."""
+
+    def run_json(self, command, *arguments):
+        result = subprocess.run([str(BIN / "spot-bench"), command, "--backend", "cpu", "--threads", "1", "--model", "synthetic:tiny",
+                                 "--json", *arguments], capture_output=True, text=True, timeout=120, check=False)
+        self.assertEqual(result.returncode, 0, result.stderr)
+        return [json.loads(line) for line in result.stdout.splitlines()]
+
+    def test_operations_of_a_layer(self):
+        for command, least in (("attention", 4), ("select", 7), ("linear", 9)):
+            (report,) = self.run_json(command, "--context", "2048", "--batch", "2", "--densities", "0.3", "--rows", "1", "--chunk", "65")
+            self.assertGreaterEqual(len(report["rows"]), least)
+            for row in report["rows"]:
+                self.assertGreater(row["us"], 0)
+                self.assertTrue(row.get("floor_us", 1) > 0 and row.get("density", 1) <= 1, row)
+
+    def test_whole_steps(self):
+        lines = self.run_json("decode", "--context", "2048", "--batch", "2", "--steps", "3", "--sweep", "--policy",
+                              "full,topk@0.3,quest@0.3")
+        self.assertEqual([(line["context"], line["policy"]) for line in lines],
+                         [(context, policy) for context in (1024, 2048) for policy in ("full", "topk@0.3", "quest@0.3")])
+        for full, *sparse in (lines[:3], lines[3:]):
+            self.assertEqual(full["density"], 1)
+            for line in sparse:
+                self.assertLess(line["density"], 0.6)
+                self.assertLess(line["kv_bytes"], full["kv_bytes"])
+
+    def test_prefill(self):
+        (result,) = self.run_json("prefill", "--context", "256")
+        self.assertEqual(result["tokens"], 256)
+        self.assertGreater(result["gemm_flops_rate"], 0)
+
+    def test_serving_an_engine_of_its_own(self):
+        for loop in (["--concurrency", "3"], ["--rate", "20"]):
+            (report,) = self.run_json("serve", "--mix", "40/8,100/4@0.5", "--duration", "2s", *loop)
+            self.assertEqual(set(report["outcomes"]), {"OK"}, report["outcomes"])
+            self.assertGreater(report["outcomes"]["OK"], 3)
+
+    def test_refusals_name_the_flag(self):
+        for arguments, word in ((["attention", "--model", "no-geometry"], "--model"), (["decode", "--model", "synthetic:none"], "qwen3-8b"),
+                                (["decode", "--model", "synthetic:tiny", "--policy", "full@0.5"], "--policy"),
+                                (["serve", "--model", "m.gguf"], "--model")):
+            result = subprocess.run([str(BIN / "spot-bench"), *arguments], capture_output=True, text=True, timeout=60, check=False)
+            self.assertEqual(result.returncode, 1, result.stdout)
+            self.assertIn(word, result.stderr)
+
+
 if __name__ == "__main__":
     unittest.main(verbosity=2)

@@ -23,7 +23,7 @@ ALLOWED = {
     "server": ["proto", "runtime/engine", "runtime/model", "runtime/text", "kvstore", "kernels", "kernels/core"],
     "tools/spotctl": ["proto", "kernels/core"],
     "tools/common": ["runtime/model", "runtime/text", "kvstore", "kernels", "kernels/core"],
-    "tools/spot_bench": ["proto", "tools/common", "runtime/model", "runtime/text", "kvstore", "kernels", "kernels/core"],
+    "tools/spot_bench": ["proto", "tools/common", "runtime/engine", "runtime/model", "runtime/text", "kvstore", "kernels", "kernels/core"],
     "tools/spot_eval": ["tools/common", "runtime/model", "runtime/text", "kvstore", "kernels", "kernels/core"],
     "tools/spot_distill": ["tools/common", "runtime/distill", "runtime/model", "runtime/text", "kvstore", "kernels", "kernels/core"],
     "clients": ["proto"],

@@ -26,6 +26,7 @@ struct Geometry {
 };
 
 constexpr Geometry kGeometries[] = {
+    {"tiny", "qwen3", 2, 256, 512, 4, 2, 1024, true, 1e6},
     {"qwen3-0.6b", "qwen3", 28, 1024, 3072, 16, 8, 151936, true, 1e6},
     {"qwen3-4b", "qwen3", 36, 2560, 9728, 32, 8, 151936, true, 1e6},
     {"qwen3-8b", "qwen3", 36, 4096, 12288, 32, 8, 151936, false, 1e6},

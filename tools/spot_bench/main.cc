@@ -44,7 +44,9 @@ constexpr char kUsage[] =
     "  spot-bench attention --model synthetic:qwen3-8b --context 131072 --batch 8\n"
     "  spot-bench select --model synthetic:qwen3-8b --context 131072\n"
     "  spot-bench linear --model synthetic:qwen3-8b --chunk 8192\n"
-    "  spot-bench serve --address H:P --rate 4 --mix 512/64@0.9,8000/32@0.1 --duration 60s";
+    "  spot-bench serve --address H:P --rate 4 --mix 512/64@0.9,8000/32@0.1 --duration 60s"
+    "\n"
+    "  spot-bench serve --model synthetic:qwen3-8b --concurrency 16 --mix 8000/128";
 
 absl::StatusOr<BenchOptions> OptionsFromFlags() {
   BenchOptions options;

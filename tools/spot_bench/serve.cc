@@ -10,10 +10,17 @@
 #include "absl/flags/flag.h"
 #include "absl/time/time.h"
 #include "kernels/core/status.h"
+#include "tools/spot_bench/engine_load.h"
 #include "tools/spot_bench/serve_load.h"
 #include "tools/spot_bench/serve_report.h"
 
 ABSL_DECLARE_FLAG(bool, json);
+ABSL_DECLARE_FLAG(std::string, model);
+ABSL_DECLARE_FLAG(std::string, backend);
+ABSL_DECLARE_FLAG(int, threads);
+ABSL_DECLARE_FLAG(int, chunk);
+ABSL_DECLARE_FLAG(int, k_tokens);
+ABSL_DECLARE_FLAG(double, fraction);
 ABSL_FLAG(std::string, address, "127.0.0.1:50051", "serve: the server; its token is $SPOTD_TOKEN");
 ABSL_FLAG(std::string, tls_ca, "", "serve: use TLS; authorities of the server's certificate");
 ABSL_FLAG(std::string, mix, "512/64",
@@ -60,11 +67,30 @@ absl::StatusOr<LoadOptions> OptionsFromFlags() {
   return options;
 }
 
+// On a server, or with --model on an engine of this process.
+absl::StatusOr<LoadResult> LoadWhatIsAsked(const LoadOptions& options) {
+  tools::ModelOptions model;
+  model.model = absl::GetFlag(FLAGS_model);
+  if (model.model.empty()) return RunLoad(options);
+  model.backend = absl::GetFlag(FLAGS_backend);
+  model.threads = absl::GetFlag(FLAGS_threads);
+  model.chunk = absl::GetFlag(FLAGS_chunk);
+  model::Policy policy;
+  policy.kind = model::PolicyKind::kFull;
+  if (!options.policy.empty()) {
+    SPOTD_ASSIGN_OR_RETURN(policy.kind, model::ParsePolicy(options.policy));
+  }
+  policy.k_tokens = absl::GetFlag(FLAGS_k_tokens);
+  policy.fraction = static_cast<float>(absl::GetFlag(FLAGS_fraction));
+  SPOTD_RETURN_IF_ERROR(policy.Validate());
+  return RunEngineLoad(options, model, policy);
+}
+
 }  // namespace
 
 absl::Status RunServe() {
   SPOTD_ASSIGN_OR_RETURN(const LoadOptions options, OptionsFromFlags());
-  SPOTD_ASSIGN_OR_RETURN(const LoadResult load, RunLoad(options));
+  SPOTD_ASSIGN_OR_RETURN(const LoadResult load, LoadWhatIsAsked(options));
   const ServeReport report(load);
   if (absl::GetFlag(FLAGS_json)) {
     std::printf("%s\n", report.ToJson().dump().c_str());

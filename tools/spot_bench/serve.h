@@ -1,4 +1,5 @@
-// spot-bench serve: puts load on a running spotd over gRPC and reports what its clients saw.
+// spot-bench serve: puts load on a running spotd over gRPC, or on an engine with random weights in
+// this process, and reports what its clients saw.
 #pragma once
 
 #include "absl/status/status.h"
