@@ -70,7 +70,8 @@ class Bench {
     out_ = Put(std::vector<float>(all_rows() * static_cast<size_t>(g.q_heads * g.head_dim)));
     selector_q_ =
         Put(RandomFloats(all_rows() * static_cast<size_t>(g.selector_heads * g.selector_dim)));
-    selector_w_ = Put(RandomFloats(all_rows() * static_cast<size_t>(g.selector_heads)));
+    selector_w_ =
+        Put(RandomFloats(all_rows() * static_cast<size_t>(g.kv_heads * g.selector_heads)));
     const size_t choices = all_rows() * static_cast<size_t>(g.kv_heads * blocks_);
     lse_ = Put(std::vector<float>(choices));
     selected_ = Put(std::vector<int32_t>(choices));
@@ -106,8 +107,8 @@ class Bench {
   QuestScoreArgs Quest(int l) const {
     return {batch(), layer(l), g_.q_heads, 0.125f, q_, lse_, blocks_};
   }
-  SelectorScoreArgs Selector(int l) const {
-    return {batch(), layer(l), g_.selector_heads, selector_q_, selector_w_, lse_, blocks_};
+  SelectorScoreArgs Selector(int l, int groups) const {
+    return {batch(), layer(l), g_.selector_heads, selector_q_, selector_w_, lse_, blocks_, groups};
   }
   SelectArgs Select(int groups) const {
     return {batch(), kBlockTokens, groups,  rules_,  lse_,
@@ -235,12 +236,22 @@ void BM_QuestScore(benchmark::State& state, const Geometry& g) {
   ReportBytes(state, bench.summary_bytes() * bench.layers());
 }
 
-void BM_SelectorScore(benchmark::State& state, const Geometry& g) {
+void ScoreSelector(benchmark::State& state, const Geometry& g, int groups) {
   Bench bench(g, static_cast<int>(state.range(0)), 1);
   for (auto _ : state) {
-    for (int l = 0; l < bench.layers(); ++l) bench->SelectorScore(bench.Selector(l));
+    for (int l = 0; l < bench.layers(); ++l) bench->SelectorScore(bench.Selector(l, groups));
   }
   ReportBytes(state, bench.key_bytes() * bench.layers());
+}
+
+// One choice for all heads.
+void BM_SelectorScore(benchmark::State& state, const Geometry& g) {
+  ScoreSelector(state, g, 1);
+}
+
+// A choice for each KV head.
+void BM_HeadSelectorScore(benchmark::State& state, const Geometry& g) {
+  ScoreSelector(state, g, g.kv_heads);
 }
 
 void BM_Select(benchmark::State& state, const Geometry& g) {
@@ -278,6 +289,7 @@ void Register() {
                                                 {"QuestDecode", BM_QuestDecode},
                                                 {"QuestScore", BM_QuestScore},
                                                 {"SelectorScore", BM_SelectorScore},
+                                                {"HeadSelectorScore", BM_HeadSelectorScore},
                                                 {"Select", BM_Select},
                                                 {"SparseAttend", BM_SparseAttend}};
   for (const Geometry& g : kGeometries) {

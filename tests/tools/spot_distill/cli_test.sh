@@ -51,6 +51,15 @@ grep -q "KL of answers" "$work/table" || fail "no answers were measured"
 again "$work/small" "$work/small2" && again "$work/small2" "$work/small3" || fail "cannot calibrate a calibrated file again"
 cmp "$work/small" "$work/small2" && cmp "$work/small2" "$work/small3" || fail "calibrating again gave another file"
 
+# A choice for each KV head: another file, which calibrates like the first.
+run --tokens 2560 --groups kv-heads --out "$work/apart"
+grep -q '"groups":"2"' "$work/apart" || fail "the file does not say that it chooses for each KV head"
+run --calibrate "$work/apart" --out "$work/apart" --context 128 --documents 2 --questions 0 --tail 4 --rounds 1 \
+  --density 0.9 --corpus "$work/corpus" > "$work/table"
+grep -q "p_residual per layer" "$work/table" || fail "calibration of a choice for each KV head printed no table"
+
+refused "KV heads" run --out "$work/x" --groups 7
+refused "a number or kv-heads" run --out "$work/x" --groups many
 refused "not bf16 or int8" run --out "$work/x" --storage int7
 refused "no room" run --calibrate "$work/whole" --out "$work/x" --context 128
 refused "must not be negative" run --calibrate "$work/whole" --out "$work/x" --context 128 --questions -1
