@@ -64,6 +64,13 @@ class ConfigTest(unittest.TestCase):
         result = run_with({}, "--check_config", f"--model={self.model}", f"--auth_tokens={tokens}")
         self.assertEqual(result.stderr, "")
 
+    @unittest.skipIf(os.path.exists("/dev/nvidiactl"), "this machine has a GPU")
+    def test_a_gpu_that_is_not_there_is_said_at_start(self):
+        result = run_spotd("--model", self.model, "--backend", "cuda")
+        self.assertEqual(result.returncode, 1)
+        self.assertRegex(result.stderr.strip().splitlines()[-1],
+                         "^spotd: --backend cuda: (no NVIDIA driver is installed|this binary was built without CUDA|no usable GPU)")
+
 
 if __name__ == "__main__":
     unittest.main(verbosity=2)
