@@ -5,15 +5,15 @@
 #include <utility>
 
 #include "kernels/core/status.h"
-#include "tools/spot_eval/chat_prompt.h"
-#include "tools/spot_eval/haystack.h"
+#include "tools/common/chat_prompt.h"
+#include "tools/common/haystack.h"
 
 namespace spotd::distill {
 namespace {
 
-using eval::Insert;
-using eval::Pick;
-using eval::Random;
+using tools::Insert;
+using tools::Pick;
+using tools::Random;
 
 constexpr int32_t kRoom = 400;  // tokens for facts, question, template and answer
 constexpr int32_t kLeastText = 64;
@@ -34,7 +34,7 @@ const std::vector<std::string> kPetNames = {"Biscuit", "Comet", "Domino", "Ember
 struct Task {
   std::vector<std::string> lines;  // the asked ones first
   size_t asked = 1;                // how many of them are
-  eval::Question question;
+  tools::Question question;
 };
 
 std::string Number(Random& random) {
@@ -98,9 +98,9 @@ Task TaskOf(size_t kind, Random& random) {
   return kind == 0 ? NumberTask(random) : kind == 1 ? ListTask(random) : NameTask(random);
 }
 
-absl::StatusOr<QuestionDocument> Written(const eval::ChatPrompt& prompt,
+absl::StatusOr<QuestionDocument> Written(const tools::ChatPrompt& prompt,
                                          const text::Tokenizer& tokenizer,
-                                         const eval::Haystack& haystack, int32_t text_tokens,
+                                         const tools::Haystack& haystack, int32_t text_tokens,
                                          double depth, size_t kind, Random& random) {
   Task task = TaskOf(kind, random);
   std::vector<std::string> pieces = haystack.Cut(random, text_tokens);
@@ -115,7 +115,7 @@ absl::StatusOr<QuestionDocument> Written(const eval::ChatPrompt& prompt,
   task.question.instruction = "Here is a text. A question about it follows.\n\n";
   task.question.document = std::move(pieces);
   const std::string answer = task.question.answers[0];
-  SPOTD_ASSIGN_OR_RETURN(const eval::PromptTokens tokens, prompt.Encode(task.question));
+  SPOTD_ASSIGN_OR_RETURN(const tools::PromptTokens tokens, prompt.Encode(task.question));
   SPOTD_ASSIGN_OR_RETURN(const auto reply, tokenizer.Encode(answer, {}));
   QuestionDocument document;
   document.answer_tokens = static_cast<int32_t>(reply.size());
@@ -145,10 +145,10 @@ absl::StatusOr<std::vector<QuestionDocument>> MakeQuestionDocuments(
     const auto tokens = tokenizer.Encode(text, {});
     return tokens.ok() ? static_cast<int32_t>(tokens->size()) : length;
   };
-  SPOTD_ASSIGN_OR_RETURN(const eval::Haystack haystack,
-                         eval::Haystack::FromTexts(texts, count_tokens));
-  SPOTD_ASSIGN_OR_RETURN(const eval::ChatPrompt prompt,
-                         eval::ChatPrompt::Create(source, &tokenizer));
+  SPOTD_ASSIGN_OR_RETURN(const tools::Haystack haystack,
+                         tools::Haystack::FromTexts(texts, count_tokens));
+  SPOTD_ASSIGN_OR_RETURN(const tools::ChatPrompt prompt,
+                         tools::ChatPrompt::Create(source, &tokenizer));
   Random random(seed);
   for (int32_t i = 0; i < count; ++i) {
     const double depth = (i + 0.5) / count;

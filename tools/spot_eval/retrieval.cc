@@ -55,7 +55,7 @@ class ReplyBatch {
   absl::StatusOr<std::vector<std::vector<Reply>>> Replies() const;
 
  private:
-  const PromptTokens& PromptOf(const ReplyRow& row) const {
+  const tools::PromptTokens& PromptOf(const ReplyRow& row) const {
     return prompts_[static_cast<size_t>(&row - rows_.data()) / (policies_.size() + 1)].tokens;
   }
   void WatchFact(ReplyRow* row) const;
@@ -122,7 +122,7 @@ absl::Status ReplyBatch::Decode() {
 }
 
 void ReplyBatch::WatchFact(ReplyRow* row) const {
-  const PromptTokens& prompt = PromptOf(*row);
+  const tools::PromptTokens& prompt = PromptOf(*row);
   if (prompt.fact_end == 0 || row->fed + 1 < row->question.size()) return;
   const int32_t block_tokens = model_.loaded().store().layout().block_tokens;
   AddRecall(prompt.fact_begin / block_tokens, (prompt.fact_end - 1) / block_tokens + 1, row);

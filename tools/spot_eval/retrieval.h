@@ -11,14 +11,14 @@
 #include <vector>
 
 #include "absl/status/statusor.h"
-#include "tools/spot_eval/chat_prompt.h"
+#include "tools/common/chat_prompt.h"
 #include "tools/spot_eval/eval_model.h"
 #include "tools/spot_eval/policy_spec.h"
 
 namespace spotd::eval {
 
 struct Prompt {
-  PromptTokens tokens;
+  tools::PromptTokens tokens;
   int32_t max_new_tokens = 0;
   bool dense_question = false;  // as in serving: only the reply is decoded under the policy
 };

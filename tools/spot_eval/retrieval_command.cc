@@ -10,7 +10,7 @@
 #include <utility>
 
 #include "kernels/core/status.h"
-#include "tools/spot_eval/chat_prompt.h"
+#include "tools/common/chat_prompt.h"
 #include "tools/spot_eval/commands.h"
 #include "tools/spot_eval/corpus.h"
 #include "tools/spot_eval/report.h"
@@ -19,6 +19,9 @@
 
 namespace spotd::eval {
 namespace {
+
+using tools::ChatPrompt;
+using tools::CountTokens;
 
 struct Item {
   TaskKind kind;

@@ -10,6 +10,11 @@
 namespace spotd::eval {
 namespace {
 
+using tools::Insert;
+using tools::InsertInOrder;
+using tools::Insertion;
+using tools::Pick;
+
 constexpr std::array<std::pair<const char*, TaskKind>, 5> kNames = {
     {{"single", TaskKind::kNeedleSingle},
      {"multi-key", TaskKind::kNeedleMultiKey},

@@ -12,23 +12,20 @@
 #include <vector>
 
 #include "absl/status/statusor.h"
-#include "tools/spot_eval/haystack.h"
+#include "tools/common/haystack.h"
+#include "tools/common/question.h"
 
 namespace spotd::eval {
+
+using tools::Haystack;
+using tools::Question;
+using tools::Random;
 
 enum class TaskKind : uint8_t { kNeedleSingle, kNeedleMultiKey, kNeedleMultiValue, kTrack, kQa };
 
 // INVALID_ARGUMENT lists the names: single, multi-key, multi-value, track, qa.
 absl::StatusOr<TaskKind> ParseTaskKind(const std::string& name);
 const char* TaskName(TaskKind kind);
-
-struct Question {
-  std::string instruction;            // stands before the document
-  std::vector<std::string> document;  // pieces, facts among them
-  std::string question;               // after the document
-  std::string answer_start;           // first words of the reply, given to the model
-  std::vector<std::string> answers;   // what a perfect reply contains
-};
 
 struct TaskShape {
   TaskKind kind = TaskKind::kNeedleSingle;

@@ -1,4 +1,4 @@
-#include "tools/spot_eval/chat_prompt.h"
+#include "tools/common/chat_prompt.h"
 
 #include <gtest/gtest.h>
 
@@ -6,7 +6,7 @@
 
 #include "runtime/model/model_source.h"
 
-namespace spotd::eval {
+namespace spotd::tools {
 namespace {
 
 class ChatPromptTest : public ::testing::Test {
@@ -61,4 +61,4 @@ TEST_F(ChatPromptTest, OnlyTheTemplatesControlTokensAreControlTokens) {
 }
 
 }  // namespace
-}  // namespace spotd::eval
+}  // namespace spotd::tools

@@ -8,6 +8,8 @@
 namespace spotd::eval {
 namespace {
 
+using tools::Insert;
+
 int32_t CountWords(const std::string& text) {
   int32_t words = 0;
   bool inside = false;

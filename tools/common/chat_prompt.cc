@@ -1,10 +1,10 @@
-#include "tools/spot_eval/chat_prompt.h"
+#include "tools/common/chat_prompt.h"
 
 #include <algorithm>
 
 #include "kernels/core/status.h"
 
-namespace spotd::eval {
+namespace spotd::tools {
 namespace {
 
 // Stands for the message while the template runs.
@@ -77,4 +77,4 @@ absl::StatusOr<PromptTokens> ChatPrompt::Encode(const Question& question) const 
   return tokens;
 }
 
-}  // namespace spotd::eval
+}  // namespace spotd::tools

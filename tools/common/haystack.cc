@@ -1,4 +1,4 @@
-#include "tools/spot_eval/haystack.h"
+#include "tools/common/haystack.h"
 
 #include <algorithm>
 #include <cmath>
@@ -7,7 +7,7 @@
 
 #include "kernels/core/status.h"
 
-namespace spotd::eval {
+namespace spotd::tools {
 namespace {
 
 const std::vector<std::string> kPeople = {
@@ -87,4 +87,4 @@ void Insert(const Insertion& insertion, std::vector<std::string>* pieces) {
   InsertInOrder({insertion}, pieces);
 }
 
-}  // namespace spotd::eval
+}  // namespace spotd::tools

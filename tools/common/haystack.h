@@ -9,7 +9,7 @@
 
 #include "absl/status/statusor.h"
 
-namespace spotd::eval {
+namespace spotd::tools {
 
 using Random = std::mt19937_64;
 
@@ -50,4 +50,4 @@ void Insert(const Insertion& insertion, std::vector<std::string>* pieces);
 // Several, by ascending depth: they keep this order.
 void InsertInOrder(const std::vector<Insertion>& insertions, std::vector<std::string>* pieces);
 
-}  // namespace spotd::eval
+}  // namespace spotd::tools

@@ -10,9 +10,9 @@
 #include "runtime/model/model_source.h"
 #include "runtime/text/chat_template.h"
 #include "runtime/text/tokenizer.h"
-#include "tools/spot_eval/retrieval_tasks.h"
+#include "tools/common/question.h"
 
-namespace spotd::eval {
+namespace spotd::tools {
 
 struct PromptTokens {
   std::vector<int32_t> document;  // everything before the question
@@ -41,4 +41,4 @@ class ChatPrompt {
   std::string after_;
 };
 
-}  // namespace spotd::eval
+}  // namespace spotd::tools
