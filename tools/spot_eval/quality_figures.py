@@ -13,7 +13,7 @@ from quality_tables import curve, longest  # noqa: E402
 matplotlib.rcParams.update({"svg.hashsalt": "spotd", "svg.fonttype": "none", "font.size": 9, "axes.grid": True, "grid.alpha": 0.3})
 
 STYLES = {"distilled": ("C0", "o"), "topk": ("C1", "s"), "quest": ("C2", "^"), "twilight": ("C3", "D"), "oracle": ("0.4", "x"),
-          "window": ("0.6", "*")}
+          "oracle-kv": ("0.2", "+"), "window": ("0.6", "*")}
 
 
 def save(figure, path: pathlib.Path) -> None:
@@ -29,8 +29,8 @@ def draw_curves(name, report, emulated, folder):
     figure, axes = plt.subplots(1, 2, figsize=(10, 4), sharey=True)
     for axis, x in zip(axes, ("density", "bytes")):
         for policy, (color, marker) in STYLES.items():
-            if x == "bytes" and policy == "oracle":
-                continue  # it reads every key to choose
+            if x == "bytes" and policy.startswith("oracle"):
+                continue  # they read every key to choose
             rows = curve(emulated if policy == "twilight" else report, policy, context) if emulated or policy != "twilight" else []
             rows = [r for r in rows if ":" not in r["policy"]]
             if rows:

@@ -86,7 +86,7 @@ def policies_table(report: dict) -> str:
 def context_table(report: dict) -> str:
     contexts = sorted({row["context"] for row in report["rows"]})
     rows = []
-    for policy in ("distilled@0.8", "topk@0.10", "topk@0.15", "quest@0.15", "twilight@0.85", "oracle@0.15", "window"):
+    for policy in ("distilled@0.8", "topk@0.10", "topk@0.15", "quest@0.15", "twilight@0.85", "oracle@0.15", "oracle-kv@0.15", "window"):
         found = [find(report, policy, context) for context in contexts]
         if any(found):
             rows.append([policy] + [f"{r['density']:.3f}: {r['kl']:.4f}" if r else "" for r in found])

@@ -120,6 +120,25 @@ TEST_F(CalibrationTest, AnswersAreMeasuredApartFromPlainText) {
   EXPECT_NE(split.answer_kl, answer.answer_kl);
 }
 
+// On the tiny model: each family's levels read more and more, and the last reads everything.
+TEST_F(CalibrationTest, LevelsOfEveryFamilyGrow) {
+  for (const RuleFamily& family :
+       {ResidualFamily(), TotalFamily(), FractionFamily(), FloorFamily(), DenseFamily()}) {
+    std::vector<Variant> variants;
+    for (size_t level = 0; level < family.levels.size(); ++level) {
+      variants.push_back(VariantOf(family, {level, level}));
+    }
+    TailMeter meter = Meter();
+    const auto figures = meter.Measure(variants);
+    ASSERT_TRUE(figures.ok()) << figures.status();
+    for (size_t level = 1; level < figures->size(); ++level) {
+      EXPECT_GE((*figures)[level].density, (*figures)[level - 1].density - 1e-9)
+          << family.name << " " << level;
+    }
+    EXPECT_NEAR(figures->back().density, 1.0, 1e-9) << family.name;
+  }
+}
+
 // Two levels: what the answers need decides, once they count enough.
 TEST_F(CalibrationTest, TheSearchBuysWhatAnswersNeed) {
   RuleFamily family{"test", {ShareRule(1e-6f), ShareRule(1.0f)}};

@@ -16,7 +16,7 @@ for i in $(seq 12); do
 done
 run() {
   "$distill" --model "$model" --backend cpu --threads 2 --corpus "$work/corpus" --length 64 --queries 8 --sequences 2 \
-    --heads 2 --dim 32 --sink_tokens 8 --recency_tokens 16 --warmup 2 "$@"
+    --heads 2 --dim 32 --round_keys 0.5 --sink_tokens 8 --recency_tokens 16 --warmup 2 "$@"
 }
 fail() { echo "FAILED: $*"; exit 1; }
 refused() {  # WORD COMMAND...: fails with one line that has the word
