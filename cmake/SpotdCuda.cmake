@@ -12,7 +12,11 @@ if(NOT SPOTD_CUDA STREQUAL "OFF")
     # Every kernel for sm_80 and, as PTX, later devices; wgmma and its like only exist for sm_90a.
     set(CMAKE_CUDA_ARCHITECTURES 80 90a-real)
     enable_language(CUDA)
+    # CUDA 13 has no nvToolsExt, but for projects of 3.25 CMake 3.25 marks it as deprecated without looking whether it is there.
+    set(spotd_minimum "${CMAKE_MINIMUM_REQUIRED_VERSION}")
+    set(CMAKE_MINIMUM_REQUIRED_VERSION 3.24)
     find_package(CUDAToolkit REQUIRED)
+    set(CMAKE_MINIMUM_REQUIRED_VERSION "${spotd_minimum}")
     set(SPOTD_CUDA_ENABLED ON)
   elseif(SPOTD_CUDA STREQUAL "ON")
     message(FATAL_ERROR "SPOTD_CUDA=ON, but no CUDA compiler was found (set CUDACXX or put nvcc on the PATH)")
