@@ -64,8 +64,9 @@ month, 14 in two days. The rows below say why: what is asked, how long it takes,
     ]),
     Row("Traffic", [
         Panel("Calls by outcome", "Calls ended per second. RESOURCE_EXHAUSTED is load that was shed; INVALID_ARGUMENT and "
-              "NOT_FOUND are the clients' own.",
-              [("{{method}} {{code}}", "sum by (method, code) (rate(spotd_requests_total{@}[$__rate_interval])) > 0")],
+              "NOT_FOUND are the clients' own, and reasons that begin with TENANT_ a tenant's.",
+              [("{{method}} {{code}} {{reason}}",
+                "sum by (method, code, reason) (rate(spotd_requests_total{@}[$__rate_interval])) > 0")],
               unit="reqps", stacked=True),
         Panel("Refused calls", "Calls refused per second, by reason; docs/errors.md explains the reasons.",
               [("{{reason}}", "sum by (reason) (rate(spotd_requests_rejected_total{@}[$__rate_interval]))")], unit="reqps",

@@ -2,10 +2,12 @@
 """The rules by promtool, their runbooks, and the compose file's Prometheus and Grafana settings. Run through
 tests/deploy/with_tools."""
 import json
+import os
 import pathlib
 import re
 import shutil
 import subprocess
+import sys
 import tempfile
 import unittest
 
@@ -100,6 +102,33 @@ class ComposeTest(unittest.TestCase):
         """{path in the container: path here} of the mounted files."""
         pairs = [volume.split(":")[:2] for volume in self.services[service]["volumes"] if volume.startswith(".")]
         return {inside: (COMPOSE / outside).resolve() for outside, inside in pairs}
+
+    def compose(self, *files: pathlib.Path) -> subprocess.CompletedProcess:
+        """What Docker Compose makes of the files; unknown keys and missing variables are errors."""
+        program = pathlib.Path(sys.executable).parent / "docker-compose"
+        named = [word for file in files for word in ("--file", str(file))]
+        environment = os.environ | {"SPOTD_MODELS": "/models", "SPOTD_MODEL_FILE": "model.gguf"}
+        return subprocess.run([program, *named, "config", "--format=json"], env=environment, capture_output=True, text=True,
+                              check=False)
+
+    def test_compose_accepts_it(self):
+        both = self.compose(COMPOSE / "compose.yaml", COMPOSE / "gpu.yaml")
+        self.assertEqual(both.returncode, 0, both.stderr)
+        spotd = json.loads(both.stdout)["services"]["spotd"]
+        self.assertEqual(spotd["build"]["args"], {"CUDA": "ON"})
+        self.assertEqual(spotd["deploy"]["resources"]["reservations"]["devices"][0]["driver"], "nvidia")
+        plain = json.loads(self.compose(COMPOSE / "compose.yaml").stdout)["services"]
+        self.assertNotIn("deploy", plain["spotd"])
+        self.assertTrue((pathlib.Path(plain["spotd"]["build"]["context"]) / plain["spotd"]["build"]["dockerfile"]).exists())
+        for service in plain.values():
+            for port in service["ports"]:
+                self.assertEqual(port["host_ip"], "127.0.0.1")
+
+    def test_compose_refuses_what_it_does_not_know(self):
+        with tempfile.NamedTemporaryFile("w", suffix=".yaml") as file:
+            file.write("services: {spotd: {volume: []}}")
+            file.flush()
+            self.assertNotEqual(self.compose(COMPOSE / "compose.yaml", pathlib.Path(file.name)).returncode, 0)
 
     def test_every_mounted_file_exists(self):
         for service in ("prometheus", "grafana"):
