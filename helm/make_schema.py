@@ -17,6 +17,8 @@ OWNED = {"model", "selector", "listen", "http_listen", "drain_timeout", "tls_cer
 
 NAME = r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$"
 NAME_OR_EMPTY = r"^([a-z0-9]([-a-z0-9.]*[a-z0-9])?)?$"
+# Services are the strictest: no dots, and a letter first.
+OWN_NAME = r"^([a-z]([-a-z0-9]*[a-z0-9])?)?$"
 KEY_OR_EMPTY = r"^[-._a-zA-Z0-9]*$"
 QUANTITY = r"^[0-9]+(\.[0-9]+)?(m|k|M|G|T|Ki|Mi|Gi|Ti)?$"
 SECONDS = r"^[0-9]+(ms|s|m|h)$"
@@ -45,6 +47,10 @@ BOOLEAN = {"type": "boolean"}
 FREE = {"type": "object"}  # a part of a Kubernetes object, or labels: Kubernetes checks it
 FREE_LIST = {"type": "array", "items": FREE}
 WORDS = {"type": "object", "additionalProperties": {"type": "string"}}
+# Not those that the chart's selectors are made of.
+LABELS = {"type": "object", "propertyNames": {"allOf": [{"pattern": r"^([-a-z0-9.]+/)?[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?$"},
+                                                        {"not": {"pattern": r"^(app\.kubernetes\.io|helm\.sh)/"}}]},
+          "additionalProperties": text(r"^([A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?)?$")}
 PORT = whole(1, 65535)
 PULL_POLICY = one_of("Always", "IfNotPresent", "Never")
 SECRET_KEY = closed({"name": text(NAME_OR_EMPTY), "key": text(KEY_OR_EMPTY)})
@@ -88,8 +94,8 @@ def values_schema() -> dict:
     return {"$schema": "http://json-schema.org/draft-07/schema#", "title": "Values of the spotd chart"} | closed({
         # What helm itself puts into a subchart's values.
         "global": FREE,
-        "nameOverride": text(NAME_OR_EMPTY), "fullnameOverride": text(NAME_OR_EMPTY),
-        "commonLabels": WORDS, "commonAnnotations": WORDS,
+        "nameOverride": text(OWN_NAME), "fullnameOverride": text(OWN_NAME),
+        "commonLabels": LABELS, "commonAnnotations": WORDS,
         "replicas": whole(),
         "image": closed({"repository": text(minLength=1), "tag": text(r"^[-.\w]*$"),
                          "digest": text(r"^(sha256:[0-9a-f]{64})?$"), "pullPolicy": PULL_POLICY,
@@ -120,7 +126,7 @@ def values_schema() -> dict:
             "outputPath": text(RELATIVE), "backoffLimit": whole(), "resources": RESOURCES,
             "flags": {"type": "object", "propertyNames": {"pattern": "^[a-z_]+$"},
                       "additionalProperties": {"anyOf": [{"type": "number"}, BOOLEAN, text(r"^[-./\w]+$")]}}}),
-        "podAnnotations": WORDS, "podLabels": WORDS,
+        "podAnnotations": WORDS, "podLabels": LABELS,
         "priorityClassName": text(NAME_OR_EMPTY),
         "nodeSelector": WORDS, "affinity": FREE, "tolerations": FREE_LIST, "topologySpreadConstraints": FREE_LIST,
         "podSecurityContext": FREE, "securityContext": FREE,
@@ -167,10 +173,10 @@ def autoscaling_schema() -> dict:
 def monitoring_schema() -> dict:
     return closed({
         "monitor": one_of("None", "ServiceMonitor", "PodMonitor"), "interval": text(SECONDS),
-        "scrapeTimeout": text(SECONDS), "labels": WORDS, "relabelings": FREE_LIST, "metricRelabelings": FREE_LIST,
+        "scrapeTimeout": text(SECONDS), "labels": LABELS, "relabelings": FREE_LIST, "metricRelabelings": FREE_LIST,
         "annotations": BOOLEAN,
         "rules": closed({"enabled": BOOLEAN, "runbookUrl": text(minLength=1)}),
-        "dashboards": closed({"enabled": BOOLEAN, "labels": WORDS, "annotations": WORDS})})
+        "dashboards": closed({"enabled": BOOLEAN, "labels": LABELS, "annotations": WORDS})})
 
 
 def routing_schema() -> dict:

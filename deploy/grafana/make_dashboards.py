@@ -51,7 +51,7 @@ def field_config(panel: panels.Panel) -> dict:
 def options(panel: panels.Panel) -> dict:
     if panel.kind == "heatmap":
         return {"calculate": False, "yAxis": {"unit": panel.unit}, "color": {"scheme": "Oranges", "mode": "scheme"},
-                "cellGap": 1, "tooltip": {"show": True}}
+                "cellGap": 1, "tooltip": {"mode": "single"}}
     if panel.kind == "stat":
         return {"reduceOptions": {"calcs": ["lastNotNull"]}, "colorMode": "value"}
     if panel.kind == "table":

@@ -26,12 +26,13 @@ def cases() -> list:
     return sorted(VALUES.glob("*.yaml"))
 
 
-def helm(*arguments: str) -> subprocess.CompletedProcess:
-    return subprocess.run([os.environ["DEPLOY_TEST_HELM"], *map(str, arguments)], capture_output=True, text=True, check=False)
+def helm(*arguments: str, version: int = 4) -> subprocess.CompletedProcess:
+    program = os.environ["DEPLOY_TEST_HELM" if version == 4 else "DEPLOY_TEST_HELM3"]
+    return subprocess.run([program, *map(str, arguments)], capture_output=True, text=True, check=False)
 
 
-def template(*arguments) -> subprocess.CompletedProcess:
-    return helm("template", "demo", CHART, "--namespace", "llm", *arguments)
+def template(*arguments, release: str = "demo", namespace: str = "llm", version: int = 4) -> subprocess.CompletedProcess:
+    return helm("template", release, CHART, "--namespace", namespace, *arguments, version=version)
 
 
 @functools.cache

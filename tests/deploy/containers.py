@@ -112,10 +112,11 @@ def compose(engine: Engine):
 def snapshot(engine: Engine):
     """What SNAPSHOT makes of apt's sources. The snapshots themselves are not asked for."""
     script = SOURCE / "deploy/images/debian-snapshot"
-    command = "/debian-snapshot 20251101T000000Z && apt-get indextargets --format '$(REPO_URI)' 'Created-By: Packages'"
+    command = "/debian-snapshot 20251101T000000Z && apt-get update --print-uris"
     output = engine("run", "--rm", f"--volume={script}:/debian-snapshot:ro", base_name(), "bash", "-c", command).stdout
-    archives = {f"http://snapshot.debian.org/archive/{name}/20251101T000000Z/" for name in ("debian", "debian-security")}
-    check(set(output.split()) == archives, "with SNAPSHOT, apt asks for nothing but that snapshot")
+    asked = set(re.findall(r"'(http\S*?)/dists/\S+'", output))
+    archives = {f"http://snapshot.debian.org/archive/{name}/20251101T000000Z" for name in ("debian", "debian-security")}
+    check(asked == archives, "with SNAPSHOT, apt asks for nothing but that snapshot")
 
 
 def base_name() -> str:

@@ -44,6 +44,10 @@ REFUSED = {
     "scaling to zero": ("autoscaling: {minReplicas: 0}", "minReplicas"),
     "a digest that is none": ("image: {digest: 'sha256:12'}", "digest"),
     "a flag with dashes": ("distill: {flags: {--length: 2}}", "length"),
+    "a label that selectors use": ("podLabels: {app.kubernetes.io/name: other}", "app.kubernetes.io/name"),
+    "a label's value that Kubernetes refuses": ("commonLabels: {team: 'a b'}", "team"),
+    "a name that no Service can have": ("fullnameOverride: chat.v1", "fullnameOverride"),
+    "fewer pods at most than at least": ("autoscaling: {mode: hpa, minReplicas: 5}", "autoscaling.maxReplicas"),
     "a claim that is not named": ("model: {source: pvc}", "model.pvc.claimName"),
     "no model": ("model: {path: ''}", "model.path"),
     "nothing to download": ("model: {download: {files: []}}", "model.download.files"),
@@ -64,6 +68,15 @@ class ChartTest(unittest.TestCase):
         for case in chart.cases():
             result = chart.helm("lint", "--strict", chart.CHART, "--values", case)
             self.assertEqual(result.returncode, 0, f"{case.name}:\n{result.stdout}{result.stderr}")
+
+    def test_helm_3_makes_the_same_of_it(self):
+        for case in chart.cases():
+            result = chart.helm("lint", "--strict", chart.CHART, "--values", case, version=3)
+            self.assertEqual(result.returncode, 0, f"{case.name}:\n{result.stdout}{result.stderr}")
+            self.assertEqual(chart.template("--values", case, version=3).stdout, chart.rendered(case), case.name)
+        refused = chart.template("--values", MINIMAL, "--set", "replicaCount=2", version=3)
+        self.assertNotEqual(refused.returncode, 0)
+        self.assertIn("replicaCount", refused.stderr)
 
     def test_every_manifest_fits_its_schema(self):
         for case in chart.cases():

@@ -54,6 +54,22 @@ class SizeTest(unittest.TestCase):
         self.assertAlmostEqual(3 / r["expected_tokens_per_second"], 8.58e-3, delta=0.2e-3)
         self.assertAlmostEqual(3 / r["dense_floor_tokens_per_second"], 25.0e-3, delta=1.2e-3)
 
+    def test_the_bytes_of_measured_steps_on_a_cpu(self):
+        """docs/performance.md counted what SmolLM2's steps at 8000 tokens read."""
+        page = (SOURCE / "docs/performance.md").read_text()
+        rows = re.findall(r"(?m)^\| 8000, ([a-z]+)[^|]*\| ([0-9.]+) ms \| ([0-9.]+) MB \+ ([0-9.]+) MB \| (\d+)% of (\d+) GB/s \|$", page)
+        self.assertEqual([row[0] for row in rows], ["full", "quest", "distilled"])
+        density = {"full": 1, "quest": 0.1, "distilled": float(re.search(r"distilled at p 0.8 \(density ([0-9.]+)\)", page).group(1))}
+        for policy, *numbers in rows:
+            step, weights, kv, share, rate = map(float, numbers)
+            with self.subTest(policy):
+                keys = "int4" if policy == "distilled" else "none"
+                r = result("smollm2-135m", context=8000, sessions=1, running=1, density=density[policy], selector_keys=keys,
+                           weights_gib=weights * 1e6 / 2**30, read_gbps=rate, efficiency=share / 100)
+                floor = r["dense_floor_tokens_per_second" if policy == "full" else "sparse_floor_tokens_per_second"]
+                self.assertAlmostEqual((rate * 1e9 / floor) / 1e6 - weights, kv, delta=0.01 * kv)
+                self.assertAlmostEqual(1e3 / (floor * share / 100), step, delta=0.04 * step)
+
     def test_more_costs_more(self):
         self.assertGreater(result(context=262144)["kv_bytes_per_session"], result()["kv_bytes_per_session"])
         self.assertLess(result(density=0.5)["expected_tokens_per_second"], result()["expected_tokens_per_second"])

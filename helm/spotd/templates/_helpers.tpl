@@ -5,6 +5,9 @@
 {{- end -}}
 
 {{- define "spotd.fullname" -}}
+{{- if not (or .Values.fullnameOverride (regexMatch "^[a-z][-a-z0-9]*$" .Release.Name)) -}}
+{{- fail (printf "a Service cannot be named after the release %q: set fullnameOverride" .Release.Name) -}}
+{{- end -}}
 {{- if .Values.fullnameOverride -}}
 {{- .Values.fullnameOverride | trunc 40 | trimSuffix "-" -}}
 {{- else if contains (include "spotd.name" .) .Release.Name -}}
