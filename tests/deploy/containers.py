@@ -11,6 +11,7 @@ import json
 import os
 import pathlib
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -80,6 +81,12 @@ def serve(engine: Engine, image: str):
     check(re.search(r'"generated_tokens":\s*1\b', answer.stdout) is not None, "one token over gRPC")
     check("spotd_generation_tokens_total" in get("http://127.0.0.1:59464/metrics"), "/metrics answers on the published port")
     print(f"backend: {re.search(r'backend.:.([^,]*)', engine('logs', 'served').stdout + engine('logs', 'served').stderr).group(1)}")
+    guide = (SOURCE / "docs/operations.md").read_text()
+    commands = re.findall(r"(?m)^    kubectl -n llm exec \S+ -c spotd -- (.*)$", guide)
+    check(len(commands) >= 4, "docs/operations.md has commands for the inside of a pod")
+    for command in commands:
+        result = engine("exec", "served", *shlex.split(command), check=False)
+        check(result.returncode == 0, f"{command} {result.stderr if result.returncode else ''}")
     engine("stop", "--time=40", "served")
     check(engine("inspect", "--format", "{{.State.ExitCode}}", "served").stdout.strip() == "0", "SIGTERM drains and exits with 0")
     engine("rm", "served")
