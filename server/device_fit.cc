@@ -1,6 +1,8 @@
 #include "server/device_fit.h"
 
 #include <algorithm>
+#include <filesystem>
+#include <system_error>
 
 #include "kernels/core/device_facts.h"
 #include "kernels/core/status.h"
@@ -51,6 +53,13 @@ absl::StatusOr<size_t> DeviceKvMemory(size_t wanted, const kernels::Backend& dev
       Concat("--kv_memory: ", Gibibytes(bytes), " of KV do not fit: with the weights loaded ",
              Gibibytes(memory.free), " of ", Gibibytes(memory.total), " are free on the GPU, and ",
              Gibibytes(kDeviceReserve), " must stay so"));
+}
+
+std::string WhyGpuIsUnused(const std::string& control_node) {
+  std::error_code ignored;
+  if (!std::filesystem::exists(control_node, ignored)) return "";
+  const auto gpu = kernels::CreateBackend({.name = "cuda"});
+  return gpu.ok() ? "" : std::string(gpu.status().message());
 }
 
 }  // namespace spotd::server

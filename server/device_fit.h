@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstddef>
+#include <string>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
@@ -27,5 +28,9 @@ absl::Status CheckModelFits(const model::ModelConfig& model, const model::Select
 // Once the weights are loaded: `wanted` bytes of KV, or without a wish (0) nine tenths of what is
 // free beside the reserve. RESOURCE_EXHAUSTED when it is not there. Not for a host.
 absl::StatusOr<size_t> DeviceKvMemory(size_t wanted, const kernels::Backend& device);
+
+// Why a GPU that this machine has is not used by a server that took the host for want of it; empty
+// when it has none. `control_node` is what its driver makes.
+std::string WhyGpuIsUnused(const std::string& control_node = "/dev/nvidiactl");
 
 }  // namespace spotd::server

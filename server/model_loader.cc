@@ -82,6 +82,10 @@ absl::StatusOr<engine::EngineOptions> EngineOptionsOf(const ServerConfig& config
 
 absl::StatusOr<std::unique_ptr<kernels::Backend>> OpenDevice(const ServerConfig& config) {
   auto device = kernels::CreateBackend({.name = config.backend, .threads = config.threads});
+  if (device.ok() && config.backend == "auto" && (*device)->name() == "cpu") {
+    if (const std::string why = WhyGpuIsUnused(); !why.empty())
+      Log(LogLevel::kWarning, "this machine has a GPU, but it is not used", {{"why", why}});
+  }
   if (device.ok()) return device;
   return absl::Status(device.status().code(),
                       Concat("--backend ", config.backend, ": ", device.status().message()));

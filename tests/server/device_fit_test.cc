@@ -90,6 +90,12 @@ TEST(DeviceFitTest, KvTakesWhatIsAskedForOrMostOfWhatIsLeft) {
   EXPECT_FALSE(DeviceKvMemory(0, PretendDevice(8 * kGiB, kGiB / 2)).ok());
 }
 
+TEST(DeviceFitTest, AGpuThatIsNotUsedIsExplained) {
+  EXPECT_EQ(WhyGpuIsUnused("/no/such/node"), "");
+  if (kernels::CreateBackend({.name = "cuda"}).ok()) GTEST_SKIP() << "the GPU here is used";
+  EXPECT_NE(WhyGpuIsUnused("/dev/null"), "") << "a node is there, and no usable GPU";
+}
+
 // The whole start, with the tiny model.
 absl::StatusOr<std::unique_ptr<engine::Engine>> StartOn(size_t total, size_t free,
                                                         const std::string& kv_memory) {
