@@ -129,10 +129,21 @@ class Backend {
   // As Linear, with float outputs: the language-model head.
   virtual void Logits(const LinearArgs& args) = 0;
   virtual void SwiGlu(const SwiGluArgs& args) = 0;
+  // Linear into two outputs, then SwiGlu of them, which are its gate and up. What they hold
+  // afterwards is anything: a backend may do both at once.
+  virtual void LinearSwiGlu(const LinearArgs& linear, const SwiGluArgs& swiglu) {
+    Linear(linear);
+    SwiGlu(swiglu);
+  }
 
   // --- cache ---
   virtual void AppendKv(const AppendKvArgs& args) = 0;
   virtual void AppendSelector(const AppendSelectorArgs& args) = 0;
+  // Both, for the same rows: a backend may do them at once.
+  virtual void Append(const AppendKvArgs& kv, const AppendSelectorArgs& keys) {
+    AppendKv(kv);
+    AppendSelector(keys);
+  }
 
   // --- choosing blocks ---
   virtual void SelectorScore(const SelectorScoreArgs& args) = 0;

@@ -41,8 +41,14 @@ class ForwardingBackend : public Backend {
   void Linear(const LinearArgs& args) override { inner_->Linear(args); }
   void Logits(const LinearArgs& args) override { inner_->Logits(args); }
   void SwiGlu(const SwiGluArgs& args) override { inner_->SwiGlu(args); }
+  void LinearSwiGlu(const LinearArgs& linear, const SwiGluArgs& swiglu) override {
+    inner_->LinearSwiGlu(linear, swiglu);
+  }
   void AppendKv(const AppendKvArgs& args) override { inner_->AppendKv(args); }
   void AppendSelector(const AppendSelectorArgs& args) override { inner_->AppendSelector(args); }
+  void Append(const AppendKvArgs& kv, const AppendSelectorArgs& keys) override {
+    inner_->Append(kv, keys);
+  }
   void SelectorScore(const SelectorScoreArgs& args) override { inner_->SelectorScore(args); }
   void QuestScore(const QuestScoreArgs& args) override { inner_->QuestScore(args); }
   void OracleScore(const OracleScoreArgs& args) override { inner_->OracleScore(args); }

@@ -1,76 +1,29 @@
-// QK-norm, RoPE and the write of K and V to their blocks; then the min/max summaries of the blocks
-// touched.
+// Appending a step's rows to the caches: QK-norm, RoPE and the write of K and V to their blocks;
+// the selector's query rotated in place, its key normalised, rotated, quantised and written; then
+// the min/max summaries of the blocks touched. A warp takes one head vector.
+#include "kernels/cuda/append_parts.cuh"
 #include "kernels/cuda/launch.cuh"
-#include "kernels/cuda/paged.cuh"
-#include "kernels/cuda/rope.cuh"
 
 namespace spotd::kernels::cuda {
 namespace {
 
 constexpr int kWarps = 4;
 
-// 1 / rms of a head vector, over the warp.
-__device__ inline float InverseRms(const Bf16x* x, int dim, float eps) {
-  float sum = 0;
-  for (int i = threadIdx.x % 32; i < dim; i += 32) {
-    const float value = __bfloat162float(x[i]);
-    sum += value * value;
-  }
-  return rsqrtf(WarpSum(sum) / static_cast<float>(dim) + eps);
-}
-
-// Norm (nullable), then RoPE, from x to `to`; they may be the same. A lane reads only what it
-// writes.
-__device__ inline void NormAndRotate(const Bf16x* x, const float* norm, const Rope& rope,
-                                     const LaneTurns& turns, int dim, int position, float eps,
-                                     Bf16x* to) {
-  const int lane = threadIdx.x % 32;
-  const float inverse = norm == nullptr ? 1.0f : InverseRms(x, dim, eps);
-  const auto value = [&](int i) {
-    const float scaled = __bfloat162float(x[i]) * inverse;
-    return norm == nullptr ? scaled : scaled * norm[i];
-  };
-  const int half = rope.rotary_dim / 2;
-  __syncwarp();
-  ForEachPair(rope, turns, position, [&](int i, float2 turn) {
-    const float2 turned = Turned(turn, value(i), value(i + half));
-    to[i] = __float2bfloat16(turned.x);
-    to[i + half] = __float2bfloat16(turned.y);
-  });
-  for (int i = rope.rotary_dim + lane; i < dim; i += 32) to[i] = __float2bfloat16(value(i));
-}
-
-__global__ void AppendKvKernel(const __grid_constant__ AppendKvArgs args) {
+// Thread blocks [0, kv_blocks) of a row take its heads, those after them the selector's parts.
+__global__ __launch_bounds__(kWarps *
+                             32) void AppendKernel(const __grid_constant__ AppendKvArgs kv,
+                                                   const __grid_constant__ AppendSelectorArgs keys,
+                                                   int kv_blocks) {
+  __shared__ float rotated[kWarps][kMaxSelectorDim];
   AllowNext();
-  const KvLayer& layer = args.layer;
-  const int dim = layer.head_dim;
   const int row = blockIdx.x;
-  const int head = blockIdx.y * kWarps + threadIdx.x / 32;
-  const int lane = threadIdx.x % 32;
-  const int heads = args.q_heads + 2 * layer.kv_heads;
-  if (head >= heads) return;
-  const int position = args.positions[row];
-  const bool is_value = head >= args.q_heads + layer.kv_heads;
-  const LaneTurns turns = is_value ? LaneTurns{} : MakeTurns(args.rope, position);
-  if (head < args.q_heads) {
-    Bf16x* q = static_cast<Bf16x*>(args.q) + (int64_t{row} * args.q_heads + head) * dim;
-    WaitForPrevious();
-    NormAndRotate(q, args.q_norm, args.rope, turns, dim, position, args.eps, q);
-    return;
-  }
-  const int kv_head = (head - args.q_heads) % layer.kv_heads;
-  const RowPlace place = FindRow(args.batch, row);
-  const int physical = PhysicalBlock(args.batch, place.seq, place.token / layer.block_tokens);
-  Bf16x* key = KeyRows(layer, physical, kv_head) + place.token % layer.block_tokens * dim;
-  const int64_t from = (int64_t{row} * layer.kv_heads + kv_head) * dim;
-  WaitForPrevious();
-  if (!is_value) {
-    NormAndRotate(static_cast<const Bf16x*>(args.k) + from, args.k_norm, args.rope, turns, dim,
-                  position, args.eps, key);
+  const int warp = threadIdx.x / 32;
+  const int at = static_cast<int>(blockIdx.y) * kWarps + warp;
+  if (static_cast<int>(blockIdx.y) < kv_blocks) {
+    if (at < kv.q_heads + 2 * kv.layer.kv_heads) AppendKvPart(kv, row, at);
   } else {
-    const Bf16x* v = static_cast<const Bf16x*>(args.v) + from;
-    Bf16x* value = key + ValueOffset(layer);
-    for (int i = lane; i < dim; i += 32) value[i] = v[i];
+    const int part = at - kv_blocks * kWarps;
+    if (part < SelectorParts(keys)) AppendSelectorPart(keys, row, part, rotated[warp]);
   }
 }
 
@@ -101,14 +54,33 @@ __global__ void SummariseKernel(const __grid_constant__ AppendKvArgs args) {
   }
 }
 
+int KvBlocks(const AppendKvArgs& args) {
+  return CeilDiv(args.q_heads + 2 * args.layer.kv_heads, kWarps);
+}
+
+cudaError_t LaunchBoth(const LaunchContext& ctx, const AppendKvArgs& kv, int kv_blocks,
+                       const AppendSelectorArgs& keys, int key_blocks) {
+  const dim3 grid(kv_blocks > 0 ? kv.batch.num_rows : keys.batch.num_rows, kv_blocks + key_blocks);
+  const cudaError_t error = Launch(ctx, AppendKernel, grid, kWarps * 32, 0, kv, keys, kv_blocks);
+  if (error != cudaSuccess || kv.layer.summary == nullptr) return error;
+  return Launch(ctx, SummariseKernel, dim3(kv.batch.num_rows, kv.layer.kv_heads), 128, 0, kv);
+}
+
 }  // namespace
 
 cudaError_t LaunchAppendKv(const LaunchContext& ctx, const AppendKvArgs& args) {
-  const int heads = args.q_heads + 2 * args.layer.kv_heads;
-  const dim3 grid(args.batch.num_rows, CeilDiv(heads, kWarps));
-  const cudaError_t error = Launch(ctx, AppendKvKernel, grid, kWarps * 32, 0, args);
-  if (error != cudaSuccess || args.layer.summary == nullptr) return error;
-  return Launch(ctx, SummariseKernel, dim3(args.batch.num_rows, args.layer.kv_heads), 128, 0, args);
+  return LaunchBoth(ctx, args, KvBlocks(args), {}, 0);
+}
+
+cudaError_t LaunchAppendSelector(const LaunchContext& ctx, const AppendSelectorArgs& args) {
+  if (args.layer.selector_dim > kMaxSelectorDim) return cudaErrorInvalidValue;
+  return LaunchBoth(ctx, {}, 0, args, CeilDiv(SelectorParts(args), kWarps));
+}
+
+cudaError_t LaunchAppend(const LaunchContext& ctx, const AppendKvArgs& kv,
+                         const AppendSelectorArgs& keys) {
+  if (keys.layer.selector_dim > kMaxSelectorDim) return cudaErrorInvalidValue;
+  return LaunchBoth(ctx, kv, KvBlocks(kv), keys, CeilDiv(SelectorParts(keys), kWarps));
 }
 
 }  // namespace spotd::kernels::cuda

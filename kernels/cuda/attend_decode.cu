@@ -13,8 +13,10 @@
 //    is dim 8g + i, so that pairing two tokens' words makes the fragment. The scores come out of
 //    the first product in just the layout that the second one needs.
 //
-// The number of splits depends on the row's own tile count and the device only, and splits merge in
-// order: a row's result does not depend on its neighbours, and choosing every block gives dense
+// Tile i of a row belongs to warp i mod (the warps that the device takes at once), so a warp can
+// ask for its blocks before it knows how many there are. Which tiles a split holds thus depends on
+// the row's own tile count and the device only, and a kernel of its own merges the splits in order:
+// a row's result does not depend on its neighbours, and choosing every block gives dense
 // attention's bits.
 #include "kernels/cuda/attend_state.cuh"
 #include "kernels/cuda/launch.cuh"
@@ -23,16 +25,17 @@ namespace spotd::kernels::cuda {
 namespace {
 
 constexpr int kTileTokens = 16;
-constexpr int kMinTilesPerSplit = 8;
 constexpr int kBlocksPerSm = 3;
+// A row of up to this many tiles keeps to two thirds of the splits: its warps then see more of
+// them.
+constexpr int kFewTiles = 2048;
 // A new maximum rescales the sums only when it exceeds the old one by this much (log2): weights
 // stay below 2^6.
 constexpr float kRescaleSlack = 6.0f;
 
 struct Launched {
   AttendArgs args;
-  float* partials;    // [rows, kv_heads, max_splits, group, kPartialHeader + head_dim]
-  int32_t* counters;  // [rows, kv_heads] splits that have finished
+  float* partials;  // [rows, kv_heads, max_splits, group, kPartialHeader + head_dim]
   int32_t max_splits;
 };
 
@@ -41,25 +44,23 @@ int MaxSplits(const LaunchContext& ctx, int32_t kv_heads) {
   return splits > 1 ? splits : 1;
 }
 
-// Tiles of a split: as many splits as the device takes at once, whole rounds of the warps, at least
-// kMinTilesPerSplit.
-__device__ inline int SplitTiles(int tiles, int max_splits) {
-  const int even = (tiles + max_splits - 1) / max_splits;
-  return max(kMinTilesPerSplit, (even + kAttendWarps - 1) / kAttendWarps * kAttendWarps);
+// Splits that a row of few tiles, and one of `tiles`, is dealt out to.
+__device__ inline int FewSplits(int max_splits) {
+  return max(1, max_splits * 2 / 3);
+}
+__device__ inline int MostSplits(int tiles, int max_splits) {
+  return tiles <= kFewTiles ? FewSplits(max_splits) : max_splits;
 }
 
-__device__ inline int FetchAddOrdered(int32_t* counter, int value) {
-  int before;
-  asm volatile("atom.add.acq_rel.gpu.global.s32 %0, [%1], %2;"
-               : "=r"(before)
-               : "l"(counter), "r"(value)
-               : "memory");
-  return before;
+// Those of them that hold any; at least one.
+__device__ inline int SplitsOf(int tiles, int max_splits) {
+  return min(MostSplits(tiles, max_splits), max(1, (tiles + kAttendWarps - 1) / kAttendWarps));
 }
 
 // The tiles of one (row, KV head).
 struct RowTiles {
-  const int32_t* selected;  // null: every block
+  int64_t choice;           // of the row and head, where blocks are chosen
+  const int32_t* selected;  // its list; null: every block
   const int32_t* table;
   int32_t count;
   int32_t kv_len;
@@ -71,22 +72,22 @@ struct Tile {
   int32_t first_token;  // of the sequence
 };
 
-// What is known before the blocks are chosen.
-__device__ inline RowTiles RowOf(const AttendArgs& args, int row) {
+// What is known before the blocks are chosen: all but the count of chosen tiles.
+__device__ inline RowTiles RowOf(const AttendArgs& args, int row, int kv_head) {
   RowTiles tiles;
   tiles.kv_len = args.batch.kv_len[row];
   tiles.tiles_per_block = args.layer.block_tokens / kTileTokens;
   tiles.table = args.batch.block_tables + int64_t{row} * args.batch.table_stride;
-  tiles.selected = nullptr;
+  tiles.choice = int64_t{row} * args.groups + (args.groups == 1 ? 0 : kv_head);
+  tiles.selected =
+      args.selected == nullptr ? nullptr : args.selected + tiles.choice * args.selected_stride;
   tiles.count = (tiles.kv_len + kTileTokens - 1) / kTileTokens;
   return tiles;
 }
 
-__device__ inline void FindTiles(const AttendArgs& args, int row, int kv_head, RowTiles& tiles) {
-  if (args.selected == nullptr) return;
-  const int64_t choice = int64_t{row} * args.groups + (args.groups == 1 ? 0 : kv_head);
-  tiles.selected = args.selected + choice * args.selected_stride;
-  const int blocks = args.counts[choice];
+__device__ inline void CountTiles(const AttendArgs& args, RowTiles& tiles) {
+  if (tiles.selected == nullptr) return;
+  const int blocks = args.counts[tiles.choice];
   tiles.count = blocks * tiles.tiles_per_block;
   if (blocks > 0 && tiles.tiles_per_block > 1) {
     // The last block may end before its last tile.
@@ -96,10 +97,16 @@ __device__ inline void FindTiles(const AttendArgs& args, int row, int kv_head, R
   }
 }
 
-__device__ inline Tile FindTile(const KvLayer& layer, const RowTiles& tiles, int kv_head,
-                                int index) {
+// The block of tile `index`. Beyond the count it is anything, but may be asked for.
+__device__ inline int BlockOf(const AttendArgs& args, const RowTiles& tiles, int index) {
   const int slot = index / tiles.tiles_per_block;
-  const int block = tiles.selected == nullptr ? slot : tiles.selected[slot];
+  if (tiles.selected == nullptr) return slot;
+  return slot < args.selected_stride ? tiles.selected[slot] : 0;
+}
+
+__device__ inline Tile TileOf(const KvLayer& layer, const RowTiles& tiles, int kv_head, int index,
+                              int block) {
+  if (index >= tiles.count) return {nullptr, 0};
   const int within = index % tiles.tiles_per_block * kTileTokens;
   return {KeyRows(layer, tiles.table[block], kv_head) + within * layer.head_dim,
           block * layer.block_tokens + within};
@@ -256,33 +263,36 @@ __device__ inline void AddValues(const float (&weights)[2][4], const uint4 (&val
   }
 }
 
-// Streams the warp's tiles: begin, begin + kAttendWarps, ... below end.
+// Streams the warp's tiles: first, first + step, ... below the count. `block` is what BlockOf says
+// of tile first + lane * step.
 template <int kDim, int kHeadTiles>
 __device__ inline void StreamTiles(const AttendArgs& args, const RowTiles& tiles, int kv_head,
-                                   int begin, int end, const uint4 (&q)[kHeadTiles][kDim / 32],
+                                   int first, int step, int block,
+                                   const uint4 (&q)[kHeadTiles][kDim / 32],
                                    WarpState<kDim, kHeadTiles>& state) {
   const int lane = threadIdx.x % 32;
   const float scale = args.scale * kLog2E;
   const int64_t value_offset = ValueOffset(args.layer);
-  const auto fetch = [&](int index) {
-    return index < end ? FindTile(args.layer, tiles, kv_head, index) : Tile{nullptr, 0};
-  };
 
-  Tile ahead = fetch(begin + lane * kAttendWarps);  // lane i: the i-th of the next 32 tiles
+  // Lane i holds the i-th of the next 32 tiles.
+  Tile ahead = TileOf(args.layer, tiles, kv_head, first + lane * step, block);
   Tile tile = Broadcast(ahead, 0);
   uint4 keys[2][kDim / 32];
   uint4 values[4][kDim / 64];
-  if (begin < end) {
+  if (first < tiles.count) {
     LoadKeys<kDim>(tile.keys, keys);
     LoadValues<kDim>(tile.keys + value_offset, values);
   }
-  int step = 0;
-  for (int index = begin; index < end; index += kAttendWarps) {
+  int at = 0;
+  for (int index = first; index < tiles.count; index += step) {
     const int valid = tiles.kv_len - tile.first_token;
-    step = (step + 1) % 32;
-    if (step == 0) ahead = fetch(index + kAttendWarps + lane * kAttendWarps);
-    const Tile next = Broadcast(ahead, step);
-    const bool more = index + kAttendWarps < end;
+    at = (at + 1) % 32;
+    if (at == 0) {
+      const int mine = index + step + lane * step;
+      ahead = TileOf(args.layer, tiles, kv_head, mine, BlockOf(args, tiles, mine));
+    }
+    const Tile next = Broadcast(ahead, at);
+    const bool more = index + step < tiles.count;
 
     float scores[2][4] = {};
     Scores<kDim, kHeadTiles>(q, keys, scale, valid, scores);
@@ -300,7 +310,6 @@ __global__ __launch_bounds__(kAttendThreads, kDim <= 128 ? kBlocksPerSm : 1) voi
     const __grid_constant__ Launched launch) {
   extern __shared__ float4 shared[];
   auto& space = *reinterpret_cast<MergeSpace<kDim, kHeadTiles>*>(shared);
-  __shared__ bool is_last;
   AllowNext();
   const AttendArgs& args = launch.args;
   const int split = blockIdx.x;
@@ -309,11 +318,15 @@ __global__ __launch_bounds__(kAttendThreads, kDim <= 128 ? kBlocksPerSm : 1) voi
   const int group = args.q_heads / args.layer.kv_heads;
   const int g = threadIdx.x % 32 / 4;
   const int t = threadIdx.x % 4;
-  RowTiles tiles = RowOf(args, row);
+  const int first = split * kAttendWarps + static_cast<int>(threadIdx.x / 32);
+  const int lane = threadIdx.x % 32;
+  RowTiles tiles = RowOf(args, row, kv_head);
   uint4 q[kHeadTiles][kDim / 32];
   WarpState<kDim, kHeadTiles> state = {};
   WaitForPrevious();
-  FindTiles(args, row, kv_head, tiles);
+  // Asked for before the count is known, as if there were few.
+  int block = BlockOf(args, tiles, first + lane * FewSplits(launch.max_splits) * kAttendWarps);
+  CountTiles(args, tiles);
 #pragma unroll
   for (int h = 0; h < kHeadTiles; ++h) {
     state.max[h] = -INFINITY;
@@ -325,29 +338,41 @@ __global__ __launch_bounds__(kAttendThreads, kDim <= 128 ? kBlocksPerSm : 1) voi
       q[h][c] = member < group ? *reinterpret_cast<const uint4*>(from + c * 32) : uint4{0, 0, 0, 0};
     }
   }
-  const int chunk = SplitTiles(tiles.count, launch.max_splits);
-  const int splits = max(1, (tiles.count + chunk - 1) / chunk);
+  const int splits = SplitsOf(tiles.count, launch.max_splits);
   if (split >= splits) return;
-  const int end = min(tiles.count, (split + 1) * chunk);
-  StreamTiles<kDim, kHeadTiles>(args, tiles, kv_head,
-                                split * chunk + static_cast<int>(threadIdx.x / 32), end, q, state);
+  const int step = MostSplits(tiles.count, launch.max_splits) * kAttendWarps;
+  if (tiles.count > kFewTiles) block = BlockOf(args, tiles, first + lane * step);
+  StreamTiles<kDim, kHeadTiles>(args, tiles, kv_head, first, step, block, q, state);
   WriteState(state, space);
   __syncthreads();
+  float* partial = nullptr;
+  if (splits > 1) {
+    const int64_t pair = int64_t{row} * args.layer.kv_heads + kv_head;
+    partial =
+        launch.partials + (pair * launch.max_splits + split) * group * (kPartialHeader + kDim);
+  }
+  MergeWarps(args, space, row, kv_head, group, partial);
+}
 
+// Merges the splits of every row and head that has several.
+template <int kDim>
+__global__ __launch_bounds__(kMergeThreads) void MergeKernel(
+    const __grid_constant__ Launched launch) {
+  AllowNext();
+  const AttendArgs& args = launch.args;
+  const int head = blockIdx.x;
+  const int row = blockIdx.y;
+  const int group = args.q_heads / args.layer.kv_heads;
+  const int kv_head = head / group;
+  RowTiles tiles = RowOf(args, row, kv_head);
   const int64_t pair = int64_t{row} * args.layer.kv_heads + kv_head;
-  float* partials = launch.partials + pair * launch.max_splits * group * (kPartialHeader + kDim);
-  MergeWarps(args, space, row, kv_head, group,
-             splits == 1 ? nullptr : partials + int64_t{split} * group * (kPartialHeader + kDim));
-  if (splits == 1) return;
-
-  // The split that finishes last merges them all. The barrier and the one thread's release order
-  // everyone's partials.
-  __syncthreads();
-  if (threadIdx.x == 0) is_last = FetchAddOrdered(launch.counters + pair, 1) == splits - 1;
-  __syncthreads();
-  if (!is_last) return;
-  MergeSplits<kDim>(args, row, kv_head, group, splits, partials);
-  if (threadIdx.x == 0) launch.counters[pair] = 0;
+  const float* partials =
+      launch.partials + (pair * launch.max_splits * group + head % group) * (kPartialHeader + kDim);
+  WaitForPrevious();
+  CountTiles(args, tiles);
+  const int splits = SplitsOf(tiles.count, launch.max_splits);
+  if (splits > 1)
+    MergeSplits<kDim>(args, row, head, splits, group * (kPartialHeader + kDim), partials);
 }
 
 template <int kDim, int kHeadTiles>
@@ -363,8 +388,11 @@ cudaError_t LaunchShape(const LaunchContext& ctx, const Launched& launch, int sp
 template <int kDim>
 cudaError_t LaunchDim(const LaunchContext& ctx, const Launched& launch, int splits) {
   const bool wide = launch.args.q_heads / launch.args.layer.kv_heads > 8;
-  return wide ? LaunchShape<kDim, 2>(ctx, launch, splits)
-              : LaunchShape<kDim, 1>(ctx, launch, splits);
+  const cudaError_t error =
+      wide ? LaunchShape<kDim, 2>(ctx, launch, splits) : LaunchShape<kDim, 1>(ctx, launch, splits);
+  if (error != cudaSuccess || splits == 1) return error;
+  return Launch(ctx, MergeKernel<kDim>, dim3(launch.args.q_heads, launch.args.batch.num_seqs),
+                kMergeThreads, 0, launch);
 }
 
 }  // namespace
@@ -379,13 +407,11 @@ size_t AttendScratchBytes(const LaunchContext& ctx, const AttendArgs& args) {
          (kPartialHeader + args.layer.head_dim);
 }
 
-cudaError_t LaunchAttend(const LaunchContext& ctx, const AttendArgs& args, void* scratch,
-                         int32_t* counters) {
-  const Launched launch = {args, static_cast<float*>(scratch), counters,
-                           MaxSplits(ctx, args.layer.kv_heads)};
+cudaError_t LaunchAttend(const LaunchContext& ctx, const AttendArgs& args, void* scratch) {
+  const Launched launch = {args, static_cast<float*>(scratch), MaxSplits(ctx, args.layer.kv_heads)};
   const int tiles = CeilDiv(args.batch.max_kv_len, args.layer.block_tokens) *
                     (args.layer.block_tokens / kTileTokens);
-  const int most = CeilDiv(tiles, kMinTilesPerSplit);
+  const int most = CeilDiv(tiles, kAttendWarps);
   const int splits = most < launch.max_splits ? (most > 1 ? most : 1) : launch.max_splits;
   switch (args.layer.head_dim) {
     case 64:

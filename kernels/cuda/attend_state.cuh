@@ -8,6 +8,7 @@ namespace spotd::kernels::cuda {
 
 inline constexpr int kAttendWarps = 4;
 inline constexpr int kAttendThreads = kAttendWarps * 32;
+inline constexpr int kMergeThreads = 256;
 
 // Partial result of one split and head: max and sum in the log2 domain, then head_dim unnormalised
 // outputs.
@@ -117,74 +118,62 @@ __device__ inline void MergeWarps(const AttendArgs& args, MergeSpace<kDim, kHead
   }
 }
 
-template <int kCount>
-__device__ inline void LoadPartial(const float* from, float (&to)[kCount]) {
-  if constexpr (kCount % 4 == 0) {
-#pragma unroll
-    for (int i = 0; i < kCount; i += 4) {
-      const float4 v = __ldcg(reinterpret_cast<const float4*>(from + i));
-      to[i] = v.x;
-      to[i + 1] = v.y;
-      to[i + 2] = v.z;
-      to[i + 3] = v.w;
-    }
-  } else {
-    const float2 v = __ldcg(reinterpret_cast<const float2*>(from));
-    to[0] = v.x;
-    to[1] = v.y;
-  }
-}
-
-// Merges all splits of (row, KV head), in order: a warp per head, the lanes side by side over the
-// dims. The partial outputs are asked for before their weights are known: the merge is latency.
+// Merges the splits of a head by a thread block of kMergeThreads: in parties of kDim / 4 threads,
+// each with every so manieth split, then the parties in order. Everything is asked for at once: the
+// merge is latency.
 template <int kDim>
-__device__ inline void MergeSplits(const AttendArgs& args, int row, int kv_head, int group,
-                                   int splits, const float* partials) {
-  constexpr int kPerLane = kDim / 32;
-  constexpr int kBatch = 64 / kPerLane;  // partial outputs in registers
-  const int64_t stride = group * (kPartialHeader + kDim);
-  const int lane = threadIdx.x % 32;
-  for (int h = threadIdx.x / 32; h < group; h += kAttendWarps) {
-    const float* from = partials + h * (kPartialHeader + kDim);
-    const auto header_of = [&](int s) {
-      return s < splits ? __ldcg(reinterpret_cast<const float2*>(from + s * stride))
-                        : float2{-INFINITY, 0};
-    };
-    float2 header = header_of(lane);
-    float max = header.x;
-    for (int s = lane + 32; s < splits; s += 32) max = fmaxf(max, __ldcg(from + s * stride));
-    float sum = 0;
-    float out[kPerLane] = {};
-    float factor = 0;
-    for (int first = 0; first < splits; first += kBatch) {
-      float part[kBatch][kPerLane];
+__device__ inline void MergeSplits(const AttendArgs& args, int row, int head, int splits,
+                                   int64_t stride, const float* partials) {
+  constexpr int kQuads = kDim / 4;
+  constexpr int kParties = kMergeThreads / kQuads;
+  constexpr int kHeld = 8;  // partial outputs in registers
+  __shared__ float4 out_of[kParties][kQuads];
+  __shared__ float sum_of[kParties];
+  const int quad = threadIdx.x % kQuads;
+  const int party = threadIdx.x / kQuads;
+  float max = -INFINITY;
+  for (int s = threadIdx.x % 32; s < splits; s += 32)
+    max = fmaxf(max, __ldcg(partials + s * stride));
+  float4 out = {0, 0, 0, 0};
+  float sum = 0;
+  for (int first = 0; first < splits; first += kHeld * kParties) {
+    float4 part[kHeld];
+    float2 header[kHeld];
 #pragma unroll
-      for (int i = 0; i < kBatch; ++i) {
-        const float* row_part =
-            from + min(first + i, splits - 1) * stride + kPartialHeader + lane * kPerLane;
-        LoadPartial(row_part, part[i]);
-      }
-      if (first % 32 == 0) {
-        if (first == 0) {
-          max = WarpMax(max);
-        } else {
-          header = header_of(first + lane);
-        }
-        factor = MergeFactor(header.x, max);
-        sum += header.y * factor;
-      }
-#pragma unroll
-      for (int i = 0; i < kBatch; ++i) {
-        const float weight = __shfl_sync(kFullMask, factor, (first + i) % 32);
-        if (first + i < splits) {
-#pragma unroll
-          for (int j = 0; j < kPerLane; ++j) out[j] += weight * part[i][j];
-        }
-      }
+    for (int i = 0; i < kHeld; ++i) {
+      const int s = first + i * kParties + party;
+      const float* from = partials + s * stride;
+      header[i] = s < splits ? __ldcg(reinterpret_cast<const float2*>(from)) : float2{-INFINITY, 0};
+      part[i] = s < splits
+                    ? __ldcg(reinterpret_cast<const float4*>(from + kPartialHeader + 4 * quad))
+                    : float4{0, 0, 0, 0};
     }
-    sum = WarpSum(sum);
-    WriteOutput<kPerLane>(args, row, kv_head * group + h, lane * kPerLane, out, max, sum);
+    if (first == 0) max = WarpMax(max);
+#pragma unroll
+    for (int i = 0; i < kHeld; ++i) {
+      const float factor = MergeFactor(header[i].x, max);
+      sum += factor * header[i].y;
+      out.x += factor * part[i].x;
+      out.y += factor * part[i].y;
+      out.z += factor * part[i].z;
+      out.w += factor * part[i].w;
+    }
   }
+  out_of[party][quad] = out;
+  if (quad == 0) sum_of[party] = sum;
+  __syncthreads();
+  if (party != 0) return;
+#pragma unroll
+  for (int p = 1; p < kParties; ++p) {
+    const float4 other = out_of[p][quad];
+    out.x += other.x;
+    out.y += other.y;
+    out.z += other.z;
+    out.w += other.w;
+    sum += sum_of[p];
+  }
+  const float merged[4] = {out.x, out.y, out.z, out.w};
+  WriteOutput<4>(args, row, head, 4 * quad, merged, max, sum);
 }
 
 }  // namespace spotd::kernels::cuda

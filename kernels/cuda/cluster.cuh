@@ -32,6 +32,18 @@ __device__ inline void ClusterSync() {
 #endif
 }
 
+// Its two halves, without the order: for what a fence of its own orders (FenceBarrierInit).
+__device__ inline void ClusterArriveRelaxed() {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("barrier.cluster.arrive.relaxed.aligned;" ::: "memory");
+#endif
+}
+__device__ inline void ClusterWait() {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("barrier.cluster.wait.acquire.aligned;" ::: "memory");
+#endif
+}
+
 // The same shared variable in another member of the cluster, as a generic pointer.
 template <typename T>
 __device__ inline T* ClusterPointer(T* p, int member) {

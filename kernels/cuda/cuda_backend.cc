@@ -25,8 +25,6 @@ namespace {
 
 constexpr int kDevice = 0;
 constexpr size_t kMaxGraphs = 128;
-constexpr size_t kCounterBytes = size_t{256}
-                                 << 10;  // attention's split counters: 64 Ki (row, KV head) pairs
 constexpr int64_t kUploadElements = int64_t{16}
                                     << 20;  // weights are decoded and sent in pieces of this many
 // Where whole steps with and without choice took equally long on an H100, one sequence of the
@@ -60,11 +58,15 @@ class CudaBackend final : public Backend {
   void Linear(const LinearArgs& args) override { Project(args, false); }
   void Logits(const LinearArgs& args) override { Project(args, true); }
   void SwiGlu(const SwiGluArgs& args) override { Check(LaunchSwiGlu(ctx_, args), "SwiGlu"); }
+  void LinearSwiGlu(const LinearArgs& linear, const SwiGluArgs& swiglu) override;
   void AppendKv(const AppendKvArgs& args) override {
     Check(LaunchAppendKv(ctx_, args), "AppendKv");
   }
   void AppendSelector(const AppendSelectorArgs& args) override {
     Check(LaunchAppendSelector(ctx_, args), "AppendSelector");
+  }
+  void Append(const AppendKvArgs& kv, const AppendSelectorArgs& keys) override {
+    Check(LaunchAppend(ctx_, kv, keys), "Append");
   }
   void SelectorScore(const SelectorScoreArgs& args) override {
     Check(LaunchSelectorScore(ctx_, args), "SelectorScore");
@@ -98,7 +100,6 @@ class CudaBackend final : public Backend {
   absl::Status fault_;
   std::unique_ptr<CublasLt> cublas_;
   GrowingMemory scratch_;
-  GrowingMemory counters_;   // attention's, fixed
   GrowingMemory selecting_;  // selection's, fixed
   Staging staging_;
   GraphCache graphs_{kMaxGraphs};
@@ -142,7 +143,6 @@ absl::Status CudaBackend::Open() {
   SPOTD_RETURN_IF_ERROR(
       ToStatus(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking), "creating a stream"));
   SPOTD_RETURN_IF_ERROR(ToStatus(staging_.Create(stream_), "pinning transfer memory"));
-  SPOTD_RETURN_IF_ERROR(ToStatus(counters_.Grow(kCounterBytes), "allocating on the GPU"));
   SPOTD_RETURN_IF_ERROR(ToStatus(selecting_.Grow(SelectScratchBytes()), "allocating on the GPU"));
   ctx_ = {stream_, properties.multiProcessorCount, properties.major == 9};
   cublas_ = CublasLt::Load();
@@ -251,10 +251,34 @@ void CudaBackend::Project(const LinearArgs& args, bool float_outputs) {
                             : float_outputs   ? OutputKind::kFloat
                                               : OutputKind::kBf16;
     const LinearSegment segment = {
-        weight.data(), output.bias, output.y, static_cast<int32_t>(weight.rows()), 0, kind};
+        weight.data(), output.bias, output.y, static_cast<int32_t>(weight.rows()), 0,
+        kind,          nullptr};
     if (!ProjectByLibrary(args, segment)) launch.segments[launch.num_segments++] = segment;
   }
   if (launch.num_segments > 0) Check(LaunchLinear(ctx_, launch), "Linear");
+}
+
+void CudaBackend::LinearSwiGlu(const LinearArgs& linear, const SwiGluArgs& swiglu) {
+  const LinearOutput& gate = linear.outputs[0];
+  const LinearOutput& up = linear.outputs[1];
+  if (linear.rows > kMaxInvariantRows || !LinearIsTiled(linear.in_dim) || gate.bias != nullptr ||
+      up.bias != nullptr) {
+    Backend::LinearSwiGlu(linear, swiglu);
+    return;
+  }
+  LinearLaunch launch = {};
+  launch.x = linear.x;
+  launch.rows = linear.rows;
+  launch.in_dim = linear.in_dim;
+  launch.num_segments = 1;
+  launch.segments[0] = {static_cast<const CudaWeight&>(*gate.weight).data(),
+                        nullptr,
+                        swiglu.out,
+                        swiglu.dim,
+                        0,
+                        OutputKind::kSwiGlu,
+                        static_cast<const CudaWeight&>(*up.weight).data()};
+  Check(LaunchLinear(ctx_, launch), "LinearSwiGlu");
 }
 
 void* CudaBackend::Scratch(size_t bytes) {
@@ -287,15 +311,12 @@ void CudaBackend::OracleScore(const OracleScoreArgs& args) {
 }
 
 void CudaBackend::Attend(const AttendArgs& args) {
-  const size_t counter_bytes = size_t{4} * args.batch.num_seqs * args.layer.kv_heads;
-  if (!AttendIsSpecialised(args.layer, args.q_heads) || counter_bytes > kCounterBytes) {
+  if (!AttendIsSpecialised(args.layer, args.q_heads)) {
     Check(LaunchAttendGeneric(ctx_, args), "Attend");
     return;
   }
   void* scratch = Scratch(AttendScratchBytes(ctx_, args));
-  if (scratch != nullptr) {
-    Check(LaunchAttend(ctx_, args, scratch, static_cast<int32_t*>(counters_.data())), "Attend");
-  }
+  if (scratch != nullptr) Check(LaunchAttend(ctx_, args, scratch), "Attend");
 }
 
 void CudaBackend::Sample(const SampleArgs& args) {

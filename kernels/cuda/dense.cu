@@ -65,12 +65,8 @@ __global__ void RmsNormKernel(const float* x, const float* weight, int32_t dim, 
     out[i] = __float2bfloat16(x[i] * scale * weight[i]);
 }
 
-__device__ inline float SwiGlu(float gate, float up) {
-  return gate / (1.0f + __expf(-gate)) * up;
-}
-
 __device__ inline uint32_t SwiGluPair(uint32_t gate, uint32_t up) {
-  return PackBf16(SwiGlu(LowBf16(gate), LowBf16(up)), SwiGlu(HighBf16(gate), HighBf16(up)));
+  return PackBf16(SwiGluOf(LowBf16(gate), LowBf16(up)), SwiGluOf(HighBf16(gate), HighBf16(up)));
 }
 
 __global__ void SwiGluVectorKernel(const uint4* gate, const uint4* up, int64_t count, uint4* out) {
@@ -90,7 +86,7 @@ __global__ void SwiGluKernel(const Bf16x* gate, const Bf16x* up, int64_t count, 
   WaitForPrevious();
   for (int64_t i = blockIdx.x * int64_t{blockDim.x} + threadIdx.x; i < count;
        i += int64_t{gridDim.x} * blockDim.x) {
-    out[i] = __float2bfloat16(SwiGlu(__bfloat162float(gate[i]), __bfloat162float(up[i])));
+    out[i] = __float2bfloat16(SwiGluOf(__bfloat162float(gate[i]), __bfloat162float(up[i])));
   }
 }
 

@@ -89,6 +89,10 @@ __device__ inline float Exp2(float x) {
   return y;
 }
 
+__device__ inline float SwiGluOf(float gate, float up) {
+  return gate / (1.0f + __expf(-gate)) * up;
+}
+
 // d += a b. Fragments of mma.m16n8k16, with g = lane / 4 and t = lane % 4: a0 = (row g, k 2t..), a1
 // = (row g + 8, k 2t..), a2 = (row g, k 2t + 8..), a3 = (row g + 8, k 2t + 8..); b0 = (k 2t..,
 // column g), b1 = (k 2t + 8.., column g); d0, d1 = (row g, columns 2t, 2t + 1), d2, d3 = (row g +

@@ -32,7 +32,8 @@ cudaError_t LaunchAddBias(const LaunchContext& ctx, void* y, bool y_is_float, co
                           int32_t rows, int32_t dim);
 
 // --- linear.cu ---
-enum class OutputKind : uint8_t { kBf16, kFloat, kFloatAccumulate };
+// kSwiGlu: bf16, silu(x weight^T) * (x up^T), both rounded to bf16 first as they are when stored.
+enum class OutputKind : uint8_t { kBf16, kFloat, kFloatAccumulate, kSwiGlu };
 struct LinearSegment {
   const void* weight;  // [out_dim, in_dim] bf16
   const float* bias;   // nullable
@@ -40,6 +41,7 @@ struct LinearSegment {
   int32_t out_dim;
   int32_t first_strip;  // filled by the launcher
   OutputKind kind;
+  const void* up;  // kSwiGlu alone: a second weight
 };
 struct LinearLaunch {
   const void* x;  // [rows, in_dim] bf16
@@ -49,12 +51,16 @@ struct LinearLaunch {
   LinearSegment segments[kMaxLinearOutputs];
 };
 // For few rows: streams the weights once for every 64 rows. A row's arithmetic does not depend on
-// `rows`.
+// `rows`. kSwiGlu needs LinearIsTiled.
+bool LinearIsTiled(int32_t in_dim);
 cudaError_t LaunchLinear(const LaunchContext& ctx, LinearLaunch launch);
 
-// --- append.cu, append_selector.cu ---
+// --- append.cu ---
 cudaError_t LaunchAppendKv(const LaunchContext& ctx, const AppendKvArgs& args);
 cudaError_t LaunchAppendSelector(const LaunchContext& ctx, const AppendSelectorArgs& args);
+// Both in one launch, over the same rows.
+cudaError_t LaunchAppend(const LaunchContext& ctx, const AppendKvArgs& kv,
+                         const AppendSelectorArgs& keys);
 
 // --- selector_score.cu ---
 cudaError_t LaunchSelectorScore(const LaunchContext& ctx, const SelectorScoreArgs& args);
@@ -72,10 +78,8 @@ size_t SelectScratchBytes();
 cudaError_t LaunchSelect(const LaunchContext& ctx, const SelectArgs& args, void* scratch);
 
 // --- attend_decode.cu, attend_generic.cu ---
-// call leaves them zero.
 size_t AttendScratchBytes(const LaunchContext& ctx, const AttendArgs& args);
-cudaError_t LaunchAttend(const LaunchContext& ctx, const AttendArgs& args, void* scratch,
-                         int32_t* counters);
+cudaError_t LaunchAttend(const LaunchContext& ctx, const AttendArgs& args, void* scratch);
 cudaError_t LaunchAttendGeneric(const LaunchContext& ctx, const AttendArgs& args);
 bool AttendIsSpecialised(const KvLayer& layer, int32_t q_heads);
 

@@ -29,6 +29,8 @@ __device__ inline void StoreOutput(const LinearSegment& segment, int64_t row, in
   if (segment.bias != nullptr) value += segment.bias[out];
   const int64_t at = row * segment.out_dim + out;
   switch (segment.kind) {
+    case OutputKind::kSwiGlu:  // of two sums: StoreGated
+      break;
     case OutputKind::kBf16:
       static_cast<Bf16x*>(segment.y)[at] = __float2bfloat16(value);
       break;
@@ -39,6 +41,23 @@ __device__ inline void StoreOutput(const LinearSegment& segment, int64_t row, in
       static_cast<float*>(segment.y)[at] += value;
       break;
   }
+}
+
+__device__ inline void StoreGated(const LinearSegment& segment, int64_t row, int out, float gate,
+                                  float up) {
+  const float rounded = __bfloat162float(__float2bfloat16(gate));
+  static_cast<Bf16x*>(segment.y)[row * segment.out_dim + out] =
+      __float2bfloat16(SwiGluOf(rounded, __bfloat162float(__float2bfloat16(up))));
+}
+
+// Row i of a strip's 16 weights; null beyond the last. A gated strip is 8 gates, then their ups.
+__device__ inline const Bf16x* WeightRow(const LinearSegment& segment, int out0, int i,
+                                         int in_dim) {
+  const bool gated = segment.kind == OutputKind::kSwiGlu;
+  const int out = out0 + (gated ? i % 8 : i);
+  const void* weight = gated && i >= 8 ? segment.up : segment.weight;
+  return out < segment.out_dim ? static_cast<const Bf16x*>(weight) + int64_t{out} * in_dim
+                               : nullptr;
 }
 
 // Chunks [begin, end) of this warp's strip into acc: kRowTiles tiles of 16 outputs x 8 rows.
@@ -75,22 +94,22 @@ __device__ inline void AccumulateStrip(const Bf16x* w0, const Bf16x* w1,
 }
 
 template <int kRowTiles>
-__global__ __launch_bounds__(kWarps *
-                             32) void LinearKernel(const __grid_constant__ LinearLaunch launch) {
+__global__ __launch_bounds__(kWarps * 32, kRowTiles == 1 ? 4 : 1) void LinearKernel(
+    const __grid_constant__ LinearLaunch launch) {
   __shared__ float partial[kWarps][kStrip][kRowTiles * 8 + 1];
   AllowNext();
   const int warp = threadIdx.x / 32;
   const int g = threadIdx.x % 32 / 4;
   const int t = threadIdx.x % 4;
   const LinearSegment& segment = FindSegment(launch, blockIdx.x);
-  const int out0 = (static_cast<int>(blockIdx.x) - segment.first_strip) * kStrip;
+  const bool gated = segment.kind == OutputKind::kSwiGlu;
+  const int outs = gated ? kStrip / 2 : kStrip;
+  const int out0 = (static_cast<int>(blockIdx.x) - segment.first_strip) * outs;
   const int row0 = blockIdx.y * kRowTiles * 8;
   const int in_dim = launch.in_dim;
 
-  const auto* weight = static_cast<const Bf16x*>(segment.weight);
-  const Bf16x* w0 = out0 + g < segment.out_dim ? weight + int64_t{out0 + g} * in_dim : nullptr;
-  const Bf16x* w1 =
-      out0 + g + 8 < segment.out_dim ? weight + int64_t{out0 + g + 8} * in_dim : nullptr;
+  const Bf16x* w0 = WeightRow(segment, out0, g, in_dim);
+  const Bf16x* w1 = WeightRow(segment, out0, g + 8, in_dim);
   const Bf16x* x[kRowTiles];
 #pragma unroll
   for (int n = 0; n < kRowTiles; ++n) {
@@ -125,14 +144,21 @@ __global__ __launch_bounds__(kWarps *
     partial[warp][g + 8][n * 8 + 2 * t + 1] = acc[n][3];
   }
   __syncthreads();
-  for (int i = threadIdx.x; i < kStrip * kRowTiles * 8; i += kWarps * 32) {
-    const int out = i % kStrip;
-    const int row = i / kStrip;
-    if (out0 + out >= segment.out_dim || row0 + row >= launch.rows) continue;
+  const auto sum_of = [&](int i, int row) {
     float sum = 0;
 #pragma unroll
-    for (int w = 0; w < kWarps; ++w) sum += partial[w][out][row];
-    StoreOutput(segment, row0 + row, out0 + out, sum);
+    for (int w = 0; w < kWarps; ++w) sum += partial[w][i][row];
+    return sum;
+  };
+  for (int i = threadIdx.x; i < outs * kRowTiles * 8; i += kWarps * 32) {
+    const int out = i % outs;
+    const int row = i / outs;
+    if (out0 + out >= segment.out_dim || row0 + row >= launch.rows) continue;
+    if (gated) {
+      StoreGated(segment, row0 + row, out0 + out, sum_of(out, row), sum_of(out + 8, row));
+    } else {
+      StoreOutput(segment, row0 + row, out0 + out, sum_of(out, row));
+    }
   }
 }
 
@@ -156,21 +182,41 @@ __global__ void LinearAnyKernel(const __grid_constant__ LinearLaunch launch) {
   }
 }
 
+// Weights arrive fastest in few streams that are spread evenly, and a thread block that starts
+// early goes where there is room: so an SM is held to as few thread blocks as take the grid at
+// once, or to three, by shared memory that nobody uses.
+int SharedToLimit(const LaunchContext& ctx, int blocks) {
+  constexpr int kTwo = 50000;
+  constexpr int kThree = 40000;
+  if (!ctx.hopper) return 0;
+  if (blocks <= 2 * ctx.sm_count) return kTwo;
+  return blocks > 3 * ctx.sm_count && blocks <= 4 * ctx.sm_count ? 0 : kThree;
+}
+
 template <int kRowTiles>
 cudaError_t LaunchTiles(const LaunchContext& ctx, const LinearLaunch& launch, int strips) {
   const dim3 grid(strips, CeilDiv(launch.rows, kRowTiles * 8));
-  return Launch(ctx, LinearKernel<kRowTiles>, grid, kWarps * 32, 0, launch);
+  const int bytes = SharedToLimit(ctx, strips * static_cast<int>(grid.y));
+  const cudaError_t error = cudaFuncSetAttribute(
+      LinearKernel<kRowTiles>, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes);
+  if (error != cudaSuccess) return error;
+  return Launch(ctx, LinearKernel<kRowTiles>, grid, kWarps * 32, bytes, launch);
 }
 
 }  // namespace
+
+bool LinearIsTiled(int32_t in_dim) {
+  return in_dim % 8 == 0;
+}
 
 cudaError_t LaunchLinear(const LaunchContext& ctx, LinearLaunch launch) {
   int strips = 0;
   for (int s = 0; s < launch.num_segments; ++s) {
     launch.segments[s].first_strip = strips;
-    strips += CeilDiv(launch.segments[s].out_dim, kStrip);
+    const bool gated = launch.segments[s].kind == OutputKind::kSwiGlu;
+    strips += CeilDiv(launch.segments[s].out_dim, gated ? kStrip / 2 : kStrip);
   }
-  if (launch.in_dim % 8 != 0) {
+  if (!LinearIsTiled(launch.in_dim)) {
     return Launch(ctx, LinearAnyKernel, dim3(strips, launch.rows), kWarps * 32, 0, launch);
   }
   if (launch.rows <= 8) return LaunchTiles<1>(ctx, launch, strips);

@@ -39,18 +39,4 @@ __device__ inline LaneTurns MakeTurns(const Rope& rope, int position) {
   return turns;
 }
 
-// Calls body(i, turn of pair i) for every pair of the lane.
-template <typename Body>
-__device__ inline void ForEachPair(const Rope& rope, const LaneTurns& turns, int position,
-                                   const Body& body) {
-  const int lane = threadIdx.x % 32;
-  const int half = rope.rotary_dim / 2;
-#pragma unroll
-  for (int j = 0; j < LaneTurns::kHeld; ++j) {
-    if (lane + 32 * j < half) body(lane + 32 * j, turns.held[j]);
-  }
-  for (int i = lane + 32 * LaneTurns::kHeld; i < half; i += 32)
-    body(i, RopeTurn(rope, i, position));
-}
-
 }  // namespace spotd::kernels::cuda

@@ -14,6 +14,7 @@
 // too long for shared memory, from a kernel before this one.
 #include "kernels/cuda/launch.cuh"
 #include "kernels/cuda/select_blocks.cuh"
+#include "kernels/cuda/select_cluster.h"
 
 namespace spotd::kernels::cuda {
 namespace {
@@ -112,14 +113,6 @@ __device__ inline Tally WarpScan(Tally v) {
     if (lane >= offset) v = Sum(v, below);
   }
   return v;
-}
-
-// The mass at which the rule stops, as the least integer that satisfies it.
-__device__ inline uint64_t NeededMass(const BudgetRule& rule, const BudgetMasses& masses,
-                                      double reserved_scale) {
-  const double needed = ceil(BudgetMassNeeded(rule, masses, ReservedMass(masses, reserved_scale)));
-  if (!(needed > 0.0)) return 0;
-  return needed < 9e18 ? static_cast<uint64_t>(needed) : UINT64_MAX;
 }
 
 // Finds the bin in which the rule stops, and what lies before it. Returns the row's masses.
@@ -239,15 +232,6 @@ __device__ inline void Bisect(const RowProblem& p, Shared& shared) {
   }
 }
 
-// BudgetCovered in single precision: it informs, it decides nothing.
-__device__ inline float CoveredMass(const BudgetMasses& masses, uint64_t taken) {
-  if (taken == masses.residual) return 1.0f;
-  float reserved = static_cast<float>(masses.reserved);
-  if (masses.residual > 0)
-    reserved *= expf(fminf(masses.reserved_max - masses.residual_max, 60.0f));
-  return (reserved + static_cast<float>(taken)) / (reserved + static_cast<float>(masses.residual));
-}
-
 // Marks the chosen blocks of a row whose scores matter. False: another member finishes the row.
 __device__ inline bool ChooseByScore(const BudgetRule& rule, TeamState* team, int member,
                                      int members, RowProblem& p, Shared& shared,
@@ -300,11 +284,6 @@ __device__ inline RowProblem ProblemOf(const SelectArgs& args, const BudgetRule&
   p.stride = OwnedStride(p.owned);
   p.reciprocal = ~0u / static_cast<uint32_t>(p.owned) + 1;
   return p;
-}
-
-// Scores matter where there is something to leave out.
-__device__ inline bool IsScored(const BudgetRule& rule, const BudgetPlan& plan) {
-  return rule.kind != BudgetKind::kReservedOnly && plan.min_take < plan.residual();
 }
 
 __global__ __launch_bounds__(kThreads) void SelectKernel(const __grid_constant__ SelectArgs args,
@@ -399,6 +378,8 @@ cudaError_t LaunchSelect(const LaunchContext& ctx, const SelectArgs& args, void*
   auto* teams = static_cast<TeamState*>(scratch);
   const int blocks = CeilDiv(args.batch.max_kv_len, args.block_tokens);
   if (blocks > kMaxBlocks) return cudaErrorInvalidValue;
+  if (ctx.hopper && args.block_lse != nullptr && blocks <= kMaxClusterBlocks)
+    return LaunchSelectCluster(ctx, args);
   const int tile_owned = ctx.hopper ? kMaxOwned : kMaxOwned / 2;
   const int tiles = blocks > kMaxHeld ? CeilDiv(blocks, tile_owned * kThreads) : 1;
   const int tile_floats = kThreads * (tiles > 1 ? 1 : 0) * OwnedStride(tile_owned) +

@@ -6,6 +6,7 @@
 #include <cfloat>
 #include <cstdint>
 
+#include "kernels/cuda/select_rule.cuh"
 #include "kernels/cuda/tally.cuh"
 
 namespace spotd::kernels::cuda {
@@ -21,8 +22,6 @@ constexpr int kMaxCandidates = 1024;
 // tile of a longer one (fewer where two tiles would not fit).
 constexpr int kMaxOwned = 64;
 constexpr int kMaxHeld = kMaxOwned * kThreads;
-// Masses vanish this far under the largest lse: bins of a mass-driven rule need not reach further.
-constexpr float kMassRange = 22.5f;
 
 // A row's largest reserved score, largest residual one, and the complement of its smallest finite
 // residual one, as BudgetOrder: all three grow, from zero.
@@ -38,10 +37,6 @@ constexpr int kBinSpread = kBins / 4;
 __device__ inline int BinPlace(int bin) {
   return bin % kBinSpread * 4 + bin / kBinSpread;
 }
-// The mass of a row of fewer than kPackedBlocks residual blocks takes 47 bits: its count fits above
-// and an addition is one. Longer rows count in words of their own.
-constexpr int kPackedBlocks = 1 << 16;
-constexpr int kCountShift = 47;
 
 // What the thread blocks of a team fill together, in device memory. All zero between launches: the
 // member that finishes the row leaves it so.
@@ -233,10 +228,6 @@ __device__ inline void SeeResidual(float x, float& top, float& bottom) {
 
 __device__ inline Extremes MakeExtremes(float reserved_top, float top, float bottom) {
   return {BudgetOrder(reserved_top), BudgetOrder(top), ~BudgetOrder(bottom)};
-}
-
-__device__ inline float FromOrder(uint32_t key) {
-  return FloatFromBits((key & 0x80000000u) != 0 ? key ^ 0x80000000u : ~key);
 }
 
 __device__ inline void SetExtremes(const BudgetRule& rule, const Extremes& extremes,

@@ -112,8 +112,10 @@ void ForwardPass::Append(const ForwardStep& step, const LayerWeights& layer,
   append.q_norm = layer.q_norm.as<float>();
   append.k_norm = layer.k_norm.as<float>();
   append.eps = config_->norm_eps;
-  backend_->AppendKv(append);
-  if (!keeps_selector_keys_) return;
+  if (!keeps_selector_keys_) {
+    backend_->AppendKv(append);
+    return;
+  }
 
   kernels::AppendSelectorArgs keys = {};
   keys.batch = step.batch;
@@ -126,7 +128,7 @@ void ForwardPass::Append(const ForwardStep& step, const LayerWeights& layer,
   keys.k = buffers_->selector_k.data();
   keys.k_norm = layer.selector_k_norm.as<float>();
   keys.eps = config_->norm_eps;
-  backend_->AppendSelector(keys);
+  backend_->Append(append, keys);
 }
 
 void ForwardPass::Attend(const ForwardStep& step, int32_t index) {
@@ -181,9 +183,8 @@ void ForwardPass::FeedForward(int32_t first, int32_t rows, const LayerWeights& l
   linear.in_dim = config_->hidden;
   AddOutput(&linear, *layer.gate, no_bias, buffers_->gate);
   AddOutput(&linear, *layer.up, no_bias, buffers_->up);
-  backend_->Linear(linear);
-  backend_->SwiGlu({buffers_->gate.data(), buffers_->up.data(), rows, config_->ffn_hidden,
-                    buffers_->gate.data()});
+  backend_->LinearSwiGlu(linear, {buffers_->gate.data(), buffers_->up.data(), rows,
+                                  config_->ffn_hidden, buffers_->gate.data()});
   AddToResidual(buffers_->gate, first, rows, *layer.down, no_bias);
 }
 

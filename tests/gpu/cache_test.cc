@@ -173,6 +173,58 @@ TEST(CacheTest, AppendSelectorRotatesQueries) {
   EXPECT_LT(RelativeError(results[1], results[0]), kBf16Error);
 }
 
+// Both caches in one launch, as one after the other.
+TEST(CacheTest, AppendIsItsTwoStepsToTheBit) {
+  SceneShape shape;
+  shape.kv_len = {1, 16, 333};
+  shape.q_heads = 6;
+  shape.kv_heads = 2;
+  shape.head_dim = 128;
+  shape.selector_dim = 128;
+  shape.summaries = true;
+  shape.format = SelectorKeyFormat::kInt4;
+  std::vector<std::vector<float>> results;
+  for (const bool fused : {false, true}) {
+    Scene scene(Gpu(), shape, 44);
+    scene.FillCache(Gpu());
+    Buffer keys =
+        Gpu().Put(std::vector<uint8_t>(static_cast<size_t>(scene.layer.num_blocks) * 16 *
+                                           SelectorKeyBytes(shape.format, shape.selector_dim),
+                                       7));
+    scene.layer.selector_keys = keys.data();
+    Buffer positions = Gpu().Put(std::vector<int32_t>{0, 15, 100332});
+    Buffer q = Gpu().PutActs(RandomActs(3 * 6 * 128, 45));
+    Buffer k = Gpu().PutActs(RandomActs(3 * 2 * 128, 46));
+    Buffer v = Gpu().PutActs(RandomActs(3 * 2 * 128, 47));
+    Buffer selector_q = Gpu().PutActs(RandomActs(3 * 4 * 128, 48));
+    Buffer selector_k = Gpu().PutActs(RandomActs(3 * 128, 49));
+    Buffer norm = Gpu().Put(RandomFloats(128, 43, 1.0f, 0.1f));
+    Buffer frequencies = Gpu().Put(Scene::Frequencies(128, 1e6f));
+    const Rope rope = {frequencies.as<float>(), 128, 1.0f};
+    const AppendKvArgs kv = {scene.batch, scene.layer, rope,     positions.as<int32_t>(), 6,
+                             q.data(),    k.data(),    v.data(), norm.as<float>(),        nullptr,
+                             1e-6f};
+    const AppendSelectorArgs selector = {
+        scene.batch,       scene.layer,      rope, positions.as<int32_t>(), 4, selector_q.data(),
+        selector_k.data(), norm.as<float>(), 1e-6f};
+    if (fused) {
+      Gpu()->Append(kv, selector);
+    } else {
+      Gpu()->AppendKv(kv);
+      Gpu()->AppendSelector(selector);
+    }
+    std::vector<float> all = Gpu().GetActs(q);
+    const std::vector<uint8_t> bytes = Gpu().Get<uint8_t>(keys);
+    for (const std::vector<float>& part :
+         {Gpu().GetActs(selector_q), Widen(Gpu().Get<Bf16>(scene.kv)),
+          Widen(Gpu().Get<Bf16>(scene.summary)), std::vector<float>(bytes.begin(), bytes.end())}) {
+      all.insert(all.end(), part.begin(), part.end());
+    }
+    results.push_back(std::move(all));
+  }
+  EXPECT_TRUE(SameBits(results[0], results[1]));
+}
+
 enum class HeadScore { kQuest, kOracle, kHeadOracle };
 
 std::vector<float> RunHeadScore(Device& device, const SceneShape& shape, HeadScore kind) {

@@ -130,6 +130,42 @@ TEST(DenseTest, LinearByTheLibrary) {
       {{200, 512, {64, 128, 72}}, {300, 512, {264, 128, 4}}, {257, 576, {1536, 200, 576}}});
 }
 
+// Fused, the gated product rounds as its two steps do.
+TEST(DenseTest, LinearSwiGluIsItsTwoStepsToTheBit) {
+  struct Shape {
+    int32_t rows, in_dim, dim;
+  };
+  for (const Shape& c : {Shape{1, 4096, 1536}, Shape{3, 576, 1540}, Shape{8, 64, 7},
+                         Shape{17, 33, 20}, Shape{40, 896, 100}, Shape{300, 512, 264}}) {
+    const auto elements = static_cast<size_t>(c.in_dim) * static_cast<size_t>(c.dim);
+    auto gate = MakeWeight(Gpu(), RandomActs(elements, 13, 0.1f), c.dim);
+    auto up = MakeWeight(Gpu(), RandomActs(elements, 14, 0.1f), c.dim);
+    Buffer x = Gpu().PutActs(RandomActs(static_cast<size_t>(c.rows * c.in_dim), 15));
+    std::vector<std::vector<float>> results;
+    for (const bool fused : {false, true}) {
+      const auto count = static_cast<size_t>(c.rows * c.dim);
+      Buffer gates = Gpu().MakePoisonedActs(count);
+      Buffer ups = Gpu().MakePoisonedActs(count);
+      LinearArgs args = {};
+      args.x = x.data();
+      args.rows = c.rows;
+      args.in_dim = c.in_dim;
+      args.num_outputs = 2;
+      args.outputs[0] = {gate.get(), nullptr, gates.data(), false};
+      args.outputs[1] = {up.get(), nullptr, ups.data(), false};
+      const SwiGluArgs swiglu = {gates.data(), ups.data(), c.rows, c.dim, gates.data()};
+      if (fused) {
+        Gpu()->LinearSwiGlu(args, swiglu);
+      } else {
+        Gpu()->Linear(args);
+        Gpu()->SwiGlu(swiglu);
+      }
+      results.push_back(Gpu().GetActs(gates));
+    }
+    EXPECT_TRUE(SameBits(results[0], results[1])) << c.rows << " x " << c.in_dim;
+  }
+}
+
 // The property that makes a request's tokens independent of its neighbours.
 TEST(DenseTest, LinearRowsDoNotDependOnTheirNumber) {
   const std::vector<float> x = RandomActs(256 * 1024, 10);

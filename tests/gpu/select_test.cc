@@ -1,3 +1,6 @@
+#include <functional>
+
+#include "kernels/cuda/launch.h"
 #include "tests/gpu/scene.h"
 
 namespace spotd::kernels {
@@ -18,7 +21,9 @@ struct SelectCase {
   int32_t stride = 0;
 };
 
-Choice RunSelect(Device& device, const SelectCase& c) {
+// `select` issues the operation; the device's own by default.
+Choice RunSelect(Device& device, const SelectCase& c,
+                 const std::function<void(const SelectArgs&)>& select) {
   const auto rows = static_cast<int32_t>(c.kv_len.size());
   Buffer kv_len = device.Put(c.kv_len);
   Buffer rules = device.Put(c.rules);
@@ -41,7 +46,7 @@ Choice RunSelect(Device& device, const SelectCase& c) {
   args.selected_stride = c.stride;
   args.counts = counts.as<int32_t>();
   args.covered_mass = covered.as<float>();
-  device->Select(args);
+  select(args);
   Choice choice = {device.Get<int32_t>(selected), device.Get<int32_t>(counts),
                    device.Get<float>(covered)};
   // Entries past the count are free for the backend to use.
@@ -50,6 +55,10 @@ Choice RunSelect(Device& device, const SelectCase& c) {
     std::fill(begin + std::clamp(choice.counts[i], 0, c.stride), begin + c.stride, -1);
   }
   return choice;
+}
+
+Choice RunSelect(Device& device, const SelectCase& c) {
+  return RunSelect(device, c, [&](const SelectArgs& args) { device->Select(args); });
 }
 
 enum class Shape { kNormal, kPeaked, kWide, kFlat, kTies, kOutlier, kHoles, kNothing };
@@ -103,12 +112,25 @@ BudgetRule Rule(BudgetKind kind) {
   return rule;
 }
 
-void ExpectSame(const SelectCase& c, const std::string& what) {
+void ExpectSame(const SelectCase& c, const std::string& what, const Choice& actual) {
   const Choice expected = RunSelect(Reference(), c);
-  const Choice actual = RunSelect(Gpu(), c);
   EXPECT_EQ(actual.counts, expected.counts) << what;
   EXPECT_EQ(actual.selected == expected.selected, true) << what;
   EXPECT_LT(LargestError(actual.covered, expected.covered), 1e-6) << what;
+}
+
+void ExpectSame(const SelectCase& c, const std::string& what) {
+  ExpectSame(c, what, RunSelect(Gpu(), c));
+}
+
+// Selection as on a device without clusters.
+Choice RunSelectByTeam(const SelectCase& c) {
+  return RunSelect(Gpu(), c, [](const SelectArgs& args) {
+    const Buffer scratch = Gpu().Put(std::vector<uint8_t>(cuda::SelectScratchBytes(), 0));
+    EXPECT_TRUE(Gpu()->Synchronize().ok());
+    EXPECT_EQ(cuda::LaunchSelect({nullptr, 132, false}, args, scratch.data()), cudaSuccess);
+    EXPECT_EQ(cudaStreamSynchronize(nullptr), cudaSuccess);
+  });
 }
 
 TEST(SelectTest, TheReferencesBlocksExactly) {
@@ -121,7 +143,9 @@ TEST(SelectTest, TheReferencesBlocksExactly) {
       c.rules.assign(c.kv_len.size(), Rule(static_cast<BudgetKind>(kind)));
       c.lse = Masses(static_cast<Shape>(shape), c.kv_len.size() * 2 * static_cast<size_t>(c.stride),
                      60u + shape);
-      ExpectSame(c, "shape " + std::to_string(shape) + " kind " + std::to_string(kind));
+      const std::string what = "shape " + std::to_string(shape) + " kind " + std::to_string(kind);
+      ExpectSame(c, what);
+      ExpectSame(c, what + " by a team", RunSelectByTeam(c));
     }
   }
 }
@@ -148,6 +172,7 @@ TEST(SelectTest, EveryCornerOfTheRule) {
     c.lse.insert(c.lse.end(), lse.begin(), lse.end());
   }
   ExpectSame(c, "random rules");
+  ExpectSame(c, "random rules, by a team", RunSelectByTeam(c));
 }
 
 TEST(SelectTest, AMillionTokens) {
@@ -159,6 +184,7 @@ TEST(SelectTest, AMillionTokens) {
                Rule(BudgetKind::kDualTopP)};
     c.lse = Masses(static_cast<Shape>(shape), 3u * 65536, 63);
     ExpectSame(c, "shape " + std::to_string(shape));
+    ExpectSame(c, "by a team, shape " + std::to_string(shape), RunSelectByTeam(c));
   }
 }
 
@@ -173,6 +199,14 @@ TEST(SelectTest, LongRowsOfAnyAlignmentAndNumber) {
       c.rules.push_back(Rule(static_cast<BudgetKind>(kind)));
     c.lse = Masses(static_cast<Shape>(shape), c.kv_len.size() * static_cast<size_t>(c.stride), 64);
     ExpectSame(c, "shape " + std::to_string(shape));
+  }
+  for (const int kind : {0, 1}) {  // more blocks than a cluster takes
+    SelectCase longest;
+    longest.kv_len = {1100000};
+    longest.stride = 1100000 / 16;
+    longest.rules = {Rule(static_cast<BudgetKind>(kind))};
+    longest.lse = Masses(Shape::kNormal, static_cast<size_t>(longest.stride), 66);
+    ExpectSame(longest, "beyond a cluster");
   }
   SelectCase c;
   c.kv_len.assign(140, 263000);

@@ -42,6 +42,10 @@ class MassProbe : public kernels::ForwardingBackend {
   std::span<const ChoiceMass> choices() const { return choices_; }
 
   void AppendKv(const kernels::AppendKvArgs& args) override;
+  void Append(const kernels::AppendKvArgs& kv, const kernels::AppendSelectorArgs& keys) override {
+    AppendKv(kv);
+    AppendSelector(keys);
+  }
   void Select(const kernels::SelectArgs& args) override;
   void Attend(const kernels::AttendArgs& args) override;
   void RunStep(uint64_t key, const std::function<void()>& issue) override;

@@ -2,10 +2,10 @@
 // selection, sparse decode, their sum, prefill and projections, beside the bytes or operations they
 // cannot avoid.
 //
-//   layer_bench [--decode] [--prefill] [--linear] [--json] [LENGTH ...]
+//   layer_bench [--decode] [--formats] [--prefill] [--linear] [--json] [LENGTH ...]
 //
-// All parts by default. Decode lengths are in units of 1024 tokens, 2 8 32 128 1024 by default.
-// Prints a table; JSON lines with --json.
+// All parts by default; --formats is the score over fp4 and bf16 keys. Decode lengths are in units
+// of 1024 tokens, 2 8 32 128 1024 by default. Prints a table; JSON lines with --json.
 //
 // Each figure is the mean over a captured step that repeats the operation over several layers'
 // caches, too large together for the L2 cache; the median of the repetitions is reported.
@@ -19,6 +19,7 @@
 #include <numeric>
 #include <random>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "kernels/backend.h"
@@ -35,8 +36,10 @@ constexpr int kBlockTokens = 16;
 constexpr int kSelectorHeads = 4;
 constexpr int kSelectorDim = 128;
 constexpr size_t kKvBlockBytes = size_t{4} * kKvHeads * kBlockTokens * kDim;
-constexpr size_t kKeyBlockBytes =
-    kBlockTokens * SelectorKeyBytes(SelectorKeyFormat::kInt4, kSelectorDim);
+
+size_t KeyBlockBytes(SelectorKeyFormat format) {
+  return kBlockTokens * SelectorKeyBytes(format, kSelectorDim);
+}
 
 bool json = false;
 
@@ -145,8 +148,9 @@ double CopyRate(Bench& bench) {
 
 // A batch of equal contexts over the caches of several layers.
 struct Decode {
-  Decode(Bench& bench, int batch, int length, int layer_count)
-      : rows(batch), kv_len(length), layers(layer_count) {
+  Decode(Bench& bench, int batch, int length, int layer_count,
+         SelectorKeyFormat key_format = SelectorKeyFormat::kInt4)
+      : rows(batch), kv_len(length), layers(layer_count), format(key_format) {
     blocks = (length + kBlockTokens - 1) / kBlockTokens;
     const int pool = blocks * batch;
     std::vector<int32_t> table(static_cast<size_t>(pool));
@@ -178,8 +182,8 @@ struct Decode {
       const size_t seeded = std::min(seed.bytes(), kv.back().bytes());
       bench.backend().Copy(kv.back().data(), seed.data(), seeded);
       bench.Replicate(kv.back(), seeded);
-      keys.push_back(bench.Make(static_cast<size_t>(pool) * kKeyBlockBytes));
-      SeedKeys(bench, keys.back(), pool);
+      keys.push_back(bench.Make(static_cast<size_t>(pool) * KeyBlockBytes(format)));
+      SeedKeys(bench, keys.back(), pool, format);
     }
   }
 
@@ -192,7 +196,7 @@ struct Decode {
             kKvHeads,
             kDim,
             kSelectorDim,
-            SelectorKeyFormat::kInt4};
+            format};
   }
   void SetRule(Bench& bench, BudgetKind kind, float fraction) {
     BudgetRule rule = {};
@@ -243,6 +247,7 @@ struct Decode {
   int kv_len;
   int layers;
   int blocks;
+  SelectorKeyFormat format;
   SequenceBatch sequences = {};
   Buffer tables, lengths, row_start, q, selector_q, selector_w, out, lse, selected, counts, covered,
       rules;
@@ -252,7 +257,7 @@ struct Decode {
   // Keys by the operation itself (the order of bytes is the backend's), 16384 tokens at a time.
   // They come from one stretch of random numbers, but from another place in it each time: equal
   // keys would make ties, which real ones do not.
-  static void SeedKeys(Bench& bench, const Buffer& keys, int pool) {
+  static void SeedKeys(Bench& bench, const Buffer& keys, int pool, SelectorKeyFormat format) {
     constexpr int kAtOnce = 1024;  // blocks
     constexpr int kTokens = kAtOnce * kBlockTokens;
     constexpr int kShift = 3;
@@ -287,9 +292,8 @@ struct Decode {
                     kAtOnce,
                     lengths.as<int32_t>(),
                     starts.as<int32_t>()};
-      args.layer = {nullptr, nullptr,      keys.data(),
-                    pool,    kBlockTokens, kKvHeads,
-                    kDim,    kSelectorDim, SelectorKeyFormat::kInt4};
+      args.layer = {nullptr,  nullptr, keys.data(),  pool,  kBlockTokens,
+                    kKvHeads, kDim,    kSelectorDim, format};
       args.rope = {inv_freq.as<float>(), kSelectorDim, 1.0f};
       args.positions = where.as<int32_t>();
       args.heads = kSelectorHeads;
@@ -303,15 +307,17 @@ struct Decode {
 };
 
 void BenchDecode(Bench& bench, int batch, int length, double copy_rate) {
-  const double layer_bytes =
-      static_cast<double>(batch) * length * (kKvBlockBytes + kKeyBlockBytes) / kBlockTokens;
+  const double layer_bytes = static_cast<double>(batch) * length *
+                             (kKvBlockBytes + KeyBlockBytes(SelectorKeyFormat::kInt4)) /
+                             kBlockTokens;
   const int layers = std::clamp(static_cast<int>(8e9 / layer_bytes), 3, 36);
   Decode decode(bench, batch, length, layers);
   Backend& backend = bench.backend();
   const std::string name =
       "L=" + std::to_string(length / 1024) + "K B=" + std::to_string(batch) + " ";
   const double kv_bytes = static_cast<double>(batch) * length * kKvBlockBytes / kBlockTokens;
-  const double key_bytes = static_cast<double>(batch) * length * kKeyBlockBytes / kBlockTokens;
+  const double key_bytes =
+      static_cast<double>(batch) * length * KeyBlockBytes(SelectorKeyFormat::kInt4) / kBlockTokens;
   const auto per_layer = [&](const std::function<void(int)>& issue) {
     return bench.Time([&] {
       for (int i = 0; i < layers; ++i) issue(i);
@@ -343,6 +349,23 @@ void BenchDecode(Bench& bench, int batch, int length, double copy_rate) {
     Report(name + "score + select + sparse " + density, all, bytes + key_bytes, 0, copy_rate);
     std::printf("%-46s %9.2f x own dense\n", (name + "  speed-up at " + density).c_str(),
                 dense / all);
+  }
+}
+
+// The score over keys of the other formats.
+void BenchFormats(Bench& bench, int batch, int length, double copy_rate) {
+  for (const auto& [format, name] :
+       {std::pair(SelectorKeyFormat::kFp4, "fp4"), std::pair(SelectorKeyFormat::kBf16, "bf16")}) {
+    constexpr int kLayers = 6;
+    Decode decode(bench, batch, length, kLayers, format);
+    const double seconds = bench.Time([&] {
+      for (int i = 0; i < kLayers; ++i) decode.Score(bench.backend(), i);
+    });
+    Report("L=" + std::to_string(length / 1024) + "K B=" + std::to_string(batch) +
+               " selector score, " + name + " keys",
+           seconds / kLayers,
+           static_cast<double>(batch) * decode.blocks * static_cast<double>(KeyBlockBytes(format)),
+           0, copy_rate);
   }
 }
 
@@ -442,6 +465,9 @@ int Main(int argc, char** argv) {
         if (batch * length <= 1024) BenchDecode(bench, batch, length * 1024, copy_rate);
       }
     }
+  }
+  if (wants("--formats")) {
+    for (const int batch : {1, 8}) BenchFormats(bench, batch, 128 * 1024, copy_rate);
   }
   if (wants("--prefill")) {
     for (const int length : {2, 16, 64}) BenchPrefill(bench, length * 1024, length * 1024);
