@@ -8,151 +8,36 @@
 // many blocks come before their own, and write their part of the list. A message takes about as
 // long as a read of the L2 cache. A member with more candidates than a message holds makes all
 // members bisect over the ordered keys instead: slower, never lossy.
-#include <cfloat>
-
-#include "kernels/cuda/cluster.cuh"
 #include "kernels/cuda/launch.cuh"
-#include "kernels/cuda/peer.cuh"
 #include "kernels/cuda/select_cluster.h"
-#include "kernels/cuda/select_rule.cuh"
+#include "kernels/cuda/select_cluster_state.cuh"
 
 namespace spotd::kernels::cuda {
 namespace {
 
-constexpr int kThreads = 512;
-constexpr int kWarps = kThreads / 32;
-constexpr int kBins = 1024;
-constexpr int kMostMembers = 16;
-constexpr int kMostItems = 8;  // blocks of a thread
-constexpr int kWords = 32;     // of a message: what its sender is sure of, then candidates
-constexpr int kSlicePad = 2;   // words between two senders' parts of a slice, for the banks
-static_assert(kMaxClusterBlocks == kMostMembers * kThreads * kMostItems);
-
-enum Exchange { kExtremes, kParts, kSums, kCandidates, kTrial, kTrialToo, kExchanges };
-
-struct Ranked {
-  uint64_t order;
-  uint32_t mass;
-};
-
-struct ClusterShared {
-  uint64_t barriers[kExchanges];
-  uint64_t extremes[kMostMembers];  // residual top, complement of the bottom (BudgetOrder)
-  alignas(16) uint64_t parts[kBins + kMostMembers * kSlicePad];  // [member, bins of a slice]
-  alignas(16) uint64_t bins[kBins];                              // count << kCountShift | mass
-  uint64_t messages[kMostMembers][kWords];
-  uint64_t trials[2][kMostMembers];
-  union {
-    uint32_t histogram[3][kBins];  // low bits of masses (and the count), high bits, count
-    Ranked ranked[kMostMembers * kWords];
-  };
-  uint64_t listed[kWords];
-  uint64_t of_warp[kWarps];
-  uint2 extremes_of_warp[kWarps];
-  uint32_t bits[kWarps * kMostItems];  // of the chosen blocks, in order
-  uint32_t chosen_of[kMostMembers];    // of a member's candidates
-  uint32_t count_of[kMostMembers];     // blocks that a member lists
-  uint64_t reserved_mass;
-  float reserved_max;
-  double reserved_scale;
-  int32_t boundary_bin;
-  uint64_t before_bin;
-  int32_t num_candidates;
-  uint32_t sure;
-  uint64_t taken;
-};
-
-__device__ inline uint64_t Pack(uint32_t count, uint64_t mass) {
-  return static_cast<uint64_t>(count) << kCountShift | mass;
-}
-__device__ inline uint32_t CountOf(uint64_t packed) {
-  return static_cast<uint32_t>(packed >> kCountShift);
-}
-__device__ inline uint64_t MassOf(uint64_t packed) {
-  return packed & ((uint64_t{1} << kCountShift) - 1);
-}
-
-__device__ inline uint64_t ShuffleUp(uint64_t v, int offset) {
-  return __shfl_up_sync(kFullMask, static_cast<unsigned long long>(v), offset);
-}
-__device__ inline uint64_t WarpAdd(uint64_t v) {
-  for (int offset = 16; offset > 0; offset /= 2)
-    v += __shfl_xor_sync(kFullMask, static_cast<unsigned long long>(v), offset);
-  return v;
-}
-
-// A row's problem as every thread of the cluster knows it.
 template <int kItems>
-struct ClusterRow {
-  BudgetRule rule;
-  BudgetPlan plan;
-  int members;
-  int me;
-  float x[kItems];  // scores; NaN is -inf
-  int bin[kItems];  // of residual blocks; -1 of others
-  float top = 0;
-  float scale = 0;
-  float origin = 0;
-  uint64_t needed = 0;
-  BudgetMasses masses = {};
-
-  // The block of item k: a warp's are side by side.
-  __device__ int32_t Block(int k) const {
-    const int warp = me * kWarps + static_cast<int>(threadIdx.x / 32);
-    return (warp * kItems + k) * 32 + static_cast<int32_t>(threadIdx.x % 32);
-  }
-  __device__ int32_t FirstBlock() const { return me * kThreads * kItems; }
-  __device__ bool IsResidual(int32_t b) const {
-    return b >= plan.sink_blocks && b < plan.recent_begin;
-  }
-  __device__ bool IsReserved(int32_t b) const { return b < plan.blocks && !IsResidual(b); }
-  __device__ int BinOf(float v) const {
-    const float distance = fmaf(-v, scale, origin);
-    return distance < static_cast<float>(kBins - 1) ? max(static_cast<int>(distance), 0)
-                                                    : kBins - 1;
-  }
-  __device__ bool WantsMore(uint64_t taken) const {
-    const auto count = static_cast<int32_t>(CountOf(taken));
-    return count < plan.min_take || (count < plan.max_take && MassOf(taken) < needed);
-  }
-};
-
-// Every barrier expects the bytes of its exchange from the start.
-__device__ inline void OpenExchanges(ClusterShared& s, int members) {
-  if (threadIdx.x != 0) return;
-  for (uint64_t& barrier : s.barriers) BarrierInit(&barrier, 1);
-  FenceBarrierInit();
-  BarrierExpect(&s.barriers[kExtremes], members * 8);
-  BarrierExpect(&s.barriers[kParts], kBins * 8);
-  BarrierExpect(&s.barriers[kSums], kBins * 8);
-  BarrierExpect(&s.barriers[kCandidates], members * kWords * 8);
-  BarrierExpect(&s.barriers[kTrial], members * 8);
-  BarrierExpect(&s.barriers[kTrialToo], members * 8);
+__device__ inline float LoadReserved(const ClusterRow<kItems>& row, const float* lse, int i) {
+  const int32_t b = i < row.plan.sink_blocks ? i : row.plan.recent_begin + i - row.plan.sink_blocks;
+  return i < row.plan.reserved() ? fmaxf(__ldcg(lse + b), -INFINITY) : -INFINITY;
 }
 
-// The reserved blocks' largest score and mass, by one warp.
+// The reserved mass and what it weighs against the residual's, by the last warp while it waits for
+// others; `held` is LoadReserved of its lanes.
 template <int kItems>
-__device__ inline void WeighReserved(const ClusterRow<kItems>& row, const float* lse,
+__device__ inline void WeighReserved(const ClusterRow<kItems>& row, const float* lse, float held,
                                      ClusterShared& s) {
-  const auto load = [&](int i) {
-    const int32_t b =
-        i < row.plan.sink_blocks ? i : row.plan.recent_begin + i - row.plan.sink_blocks;
-    return fmaxf(__ldcg(lse + b), -INFINITY);
-  };
   const int lane = threadIdx.x % 32;
   const int count = row.plan.reserved();
-  const float held = lane < count ? load(lane) : -INFINITY;
   float max = held;
-  for (int i = lane + 32; i < count; i += 32) max = fmaxf(max, load(i));
+  for (int i = lane + 32; i < count; i += 32) max = fmaxf(max, LoadReserved(row, lse, i));
   max = WarpMax(max);
-  uint64_t mass = lane < count ? BudgetMass(held, max) : 0;
-  for (int i = lane + 32; i < count; i += 32) mass += BudgetMass(load(i), max);
+  uint64_t mass = BudgetMass(held, max);
+  for (int i = lane + 32; i < count; i += 32) mass += BudgetMass(LoadReserved(row, lse, i), max);
   mass = WarpAdd(mass);
-  if (lane == 0) {
-    s.reserved_mass = mass;
-    s.reserved_max = max;
-  }
-  __syncwarp();
+  if (lane != 0) return;
+  s.reserved_mass = mass;
+  s.reserved_max = max;
+  s.reserved_scale = ReservedScale(max, row.top);
 }
 
 template <int kItems>
@@ -162,6 +47,7 @@ __device__ inline void FindExtremes(ClusterRow<kItems>& row, const float* lse, C
 #pragma unroll
   for (int k = 0; k < kItems; ++k)
     row.x[k] = row.Block(k) < row.plan.blocks ? __ldcg(lse + row.Block(k)) : -INFINITY;
+  if (warp == kWarps - 1) row.reserved = LoadReserved(row, lse, lane);
   float top = -INFINITY;
   float bottom = INFINITY;
 #pragma unroll
@@ -183,8 +69,6 @@ __device__ inline void FindExtremes(ClusterRow<kItems>& row, const float* lse, C
       Send(lane, &s.extremes[row.me], static_cast<uint64_t>(own.x) << 32 | own.y,
            &s.barriers[kExtremes]);
     }
-  } else if (warp == kWarps - 1) {
-    WeighReserved(row, lse, s);
   }
   BarrierWait(&s.barriers[kExtremes], 0);
   const uint64_t all = s.extremes[lane % row.members];
@@ -196,73 +80,12 @@ __device__ inline void FindExtremes(ClusterRow<kItems>& row, const float* lse, C
   row.scale = range > 0 ? __fdividef(static_cast<float>(kBins - 1), reach) : 1.0f;
   if (!(row.scale > 0)) row.scale = FLT_MIN;  // a range beyond the division's
   row.origin = row.top * row.scale;
-  if (threadIdx.x == kThreads - 1) s.reserved_scale = ReservedScale(s.reserved_max, row.top);
-}
-
-// How masses split between the words of the histogram: two additions of native width where the
-// count fits over the low bits.
-template <int kItems>
-struct Split {
-  static constexpr bool kCountApart = kItems > 2;
-  static constexpr int kLowBits = kItems == 1 ? 12 : kItems == 2 ? 11 : 16;
-  static constexpr int kCountAt = kItems == 1 ? 22 : 21;  // above kThreads * kItems low parts
-  static constexpr uint32_t kLowMask = (1u << kLowBits) - 1;
-};
-
-template <int kItems>
-__device__ inline void AddToHistogram(ClusterShared& s, int bin, uint32_t count, uint32_t low,
-                                      uint32_t high) {
-  using S = Split<kItems>;
-  if constexpr (S::kCountApart) {
-    atomicAdd(&s.histogram[2][bin], count);
-    if (low != 0) atomicAdd(&s.histogram[0][bin], low);
-  } else {
-    atomicAdd(&s.histogram[0][bin], count << S::kCountAt | low);
-  }
-  if (high != 0) atomicAdd(&s.histogram[1][bin], high);
-}
-
-// This member's blocks into its histogram. A warp whose lanes all meet adds once, and so do lanes
-// that meet in the last bin without a mass.
-template <int kItems>
-__device__ inline void FillHistogram(ClusterRow<kItems>& row, ClusterShared& s) {
-  using S = Split<kItems>;
-  const int lane = threadIdx.x % 32;
-#pragma unroll
-  for (int k = 0; k < kItems; ++k) {
-    const bool counts = row.IsResidual(row.Block(k));
-    const uint32_t mass = counts ? BudgetMass(row.x[k], row.top) : 0;
-    row.bin[k] = counts ? row.BinOf(row.x[k]) : -1;
-    const int bin = row.bin[k];
-    if (__all_sync(kFullMask, bin == __shfl_sync(kFullMask, bin, 0))) {
-      const uint32_t low = __reduce_add_sync(kFullMask, mass & S::kLowMask);
-      const uint32_t high = __reduce_add_sync(kFullMask, mass >> S::kLowBits);
-      if (lane == 0 && counts) AddToHistogram<kItems>(s, bin, 32, low, high);
-      continue;
-    }
-    const unsigned empty = __ballot_sync(kFullMask, bin == kBins - 1 && mass == 0);
-    if ((empty >> lane & 1) != 0) {
-      if (lane == __ffs(static_cast<int>(empty)) - 1)
-        AddToHistogram<kItems>(s, bin, __popc(empty), 0, 0);
-    } else if (counts) {
-      AddToHistogram<kItems>(s, bin, 1, mass & S::kLowMask, mass >> S::kLowBits);
-    }
-  }
-  __syncthreads();
-}
-
-template <int kItems>
-__device__ inline uint64_t HistogramBin(const ClusterShared& s, int bin) {
-  using S = Split<kItems>;
-  const uint32_t word = s.histogram[0][bin];
-  const uint64_t high = static_cast<uint64_t>(s.histogram[1][bin]) << S::kLowBits;
-  if constexpr (S::kCountApart) return Pack(s.histogram[2][bin], high + word);
-  return Pack(word >> S::kCountAt, high + (word & ((1u << S::kCountAt) - 1)));
 }
 
 // The bins of all members, summed, to every member: through the member that owns each slice.
 template <int kItems>
-__device__ inline void ShareBins(const ClusterRow<kItems>& row, ClusterShared& s) {
+__device__ inline void ShareBins(const ClusterRow<kItems>& row, const float* lse,
+                                 ClusterShared& s) {
   const int thread = threadIdx.x;
   const uint64_t first = HistogramBin<kItems>(s, 2 * thread);
   const uint64_t second = HistogramBin<kItems>(s, 2 * thread + 1);
@@ -270,6 +93,7 @@ __device__ inline void ShareBins(const ClusterRow<kItems>& row, ClusterShared& s
   const int owner = 2 * thread / slice;
   Send2(owner, &s.parts[row.me * (slice + kSlicePad) + 2 * thread % slice], first, second,
         &s.barriers[kParts]);
+  if (thread / 32 == kWarps - 1) WeighReserved(row, lse, row.reserved, s);
   BarrierWait(&s.barriers[kParts], 0);
   // members / 2 threads a bin, each with two senders' parts and two receivers.
   const int party = row.members / 2;
@@ -350,9 +174,11 @@ __device__ inline void MarkAndTell(const ClusterRow<kItems>& row, ClusterShared&
   BarrierWait(&s.barriers[kCandidates], 0);
 }
 
-// Ranks all candidates, a thread per candidate, and sets the bits of this member's chosen ones.
+// Ranks all candidates against each other, eight threads per candidate; those that the rule still
+// wants are chosen, and this member's bits set.
 template <int kItems>
 __device__ inline void Rank(const ClusterRow<kItems>& row, ClusterShared& s) {
+  constexpr int kParty = 8;
   const int lane = threadIdx.x % 32;
   const int from = threadIdx.x / 32;  // the warp's sender
   const uint64_t header = lane < row.members ? s.messages[lane][0] : 0;
@@ -366,32 +192,33 @@ __device__ inline void Rank(const ClusterRow<kItems>& row, ClusterShared& s) {
   const auto total = static_cast<int>(__shfl_sync(kFullMask, upto, kMostMembers - 1));
   const uint32_t mine = __shfl_sync(kFullMask, count, from);
   const uint32_t first = __shfl_sync(kFullMask, upto, from) - mine;
-  const bool valid = lane > 0 && static_cast<uint32_t>(lane) <= mine;
-  Ranked own = {0, 0};
-  if (valid) {
-    own.order = s.messages[from][lane];
-    own.mass = BudgetMass(FromOrder(static_cast<uint32_t>(own.order >> 32)), row.top);
-    s.ranked[first + lane - 1] = own;
+  if (lane > 0 && static_cast<uint32_t>(lane) <= mine) {
+    const uint64_t order = s.messages[from][lane];
+    s.ranked[first + lane - 1] = {
+        order, BudgetMass(FromOrder(static_cast<uint32_t>(order >> 32)), row.top)};
   }
+  if (threadIdx.x < row.members) s.count_of[lane] = static_cast<uint32_t>(header & 0xffffffffu);
   __syncthreads();
-  bool chosen = false;
-  if (valid) {
-    uint64_t before = s.before_bin;
-#pragma unroll 4
-    for (int i = 0; i < total; ++i) {
+  for (int base = 0; base < total; base += kThreads / kParty) {
+    const int at = base + static_cast<int>(threadIdx.x) / kParty;
+    const Ranked own = s.ranked[min(at, total - 1)];
+    uint64_t before = 0;
+    for (int i = threadIdx.x % kParty; i < total; i += kParty) {
       const Ranked other = s.ranked[i];
       if (other.order > own.order) before += Pack(1, other.mass);
     }
-    chosen = row.WantsMore(before);
+#pragma unroll
+    for (int offset = 1; offset < kParty; offset *= 2)
+      before += __shfl_xor_sync(kFullMask, static_cast<unsigned long long>(before), offset);
+    before += s.before_bin;
+    if (threadIdx.x % kParty != 0 || at >= total || !row.WantsMore(before)) continue;
     const uint64_t after = before + Pack(1, own.mass);
-    if (chosen && !row.WantsMore(after)) s.taken = MassOf(after);  // the last one chosen
-  }
-  const uint32_t bits = __ballot_sync(kFullMask, chosen);
-  if (from < row.members && lane == 0)
-    s.count_of[from] = static_cast<uint32_t>(s.messages[from][0] & 0xffffffffu) + __popc(bits);
-  if (chosen && from == row.me) {
-    const auto at = static_cast<int32_t>(~static_cast<uint32_t>(own.order)) - row.FirstBlock();
-    atomicOr(&s.bits[at / 32], 1u << at % 32);
+    if (!row.WantsMore(after)) s.taken = MassOf(after);  // the last one chosen
+    const auto block = static_cast<int32_t>(~static_cast<uint32_t>(own.order));
+    const int member = block / (kThreads * kItems);
+    atomicAdd(&s.count_of[member], 1u);
+    const int32_t bit = block - row.FirstBlock();
+    if (member == row.me) atomicOr(&s.bits[bit / 32], 1u << bit % 32);
   }
   __syncthreads();
 }
@@ -478,7 +305,7 @@ template <int kItems>
 __device__ inline void ChooseByScore(ClusterRow<kItems>& row, const float* lse, ClusterShared& s) {
   FindExtremes(row, lse, s);
   FillHistogram(row, s);
-  ShareBins(row, s);
+  ShareBins(row, lse, s);
   FindBoundary(row, s);
   MarkAndTell(row, s);
   const int lane = threadIdx.x % 32;
