@@ -378,7 +378,7 @@ cudaError_t LaunchSelect(const LaunchContext& ctx, const SelectArgs& args, void*
   auto* teams = static_cast<TeamState*>(scratch);
   const int blocks = CeilDiv(args.batch.max_kv_len, args.block_tokens);
   if (blocks > kMaxBlocks) return cudaErrorInvalidValue;
-  if (ctx.hopper && args.block_lse != nullptr && blocks <= kMaxClusterBlocks)
+  if (args.block_lse != nullptr && SelectFitsCluster(ctx, blocks))
     return LaunchSelectCluster(ctx, args);
   const int tile_owned = ctx.hopper ? kMaxOwned : kMaxOwned / 2;
   const int tiles = blocks > kMaxHeld ? CeilDiv(blocks, tile_owned * kThreads) : 1;

@@ -1,5 +1,5 @@
 // From block masses to the blocks a row reads, as select.cu, by a cluster of thread blocks: the
-// form of Hopper for rows of up to kMaxClusterBlocks blocks.
+// form of Hopper for rows of up to 65536 blocks.
 //
 // Every thread keeps its blocks' scores in registers. The members exchange what they know by
 // messages (peer.cuh), four times: the extremes; each member's bins, to the member that owns them;
@@ -15,29 +15,29 @@
 namespace spotd::kernels::cuda {
 namespace {
 
+// The reserved blocks' largest score and mass, by one warp.
 template <int kItems>
-__device__ inline float LoadReserved(const ClusterRow<kItems>& row, const float* lse, int i) {
-  const int32_t b = i < row.plan.sink_blocks ? i : row.plan.recent_begin + i - row.plan.sink_blocks;
-  return i < row.plan.reserved() ? fmaxf(__ldcg(lse + b), -INFINITY) : -INFINITY;
-}
-
-// The reserved mass and what it weighs against the residual's, by the last warp while it waits for
-// others; `held` is LoadReserved of its lanes.
-template <int kItems>
-__device__ inline void WeighReserved(const ClusterRow<kItems>& row, const float* lse, float held,
+__device__ inline void WeighReserved(const ClusterRow<kItems>& row, const float* lse,
                                      ClusterShared& s) {
+  const auto load = [&](int i) {
+    const int32_t b =
+        i < row.plan.sink_blocks ? i : row.plan.recent_begin + i - row.plan.sink_blocks;
+    return fmaxf(__ldcg(lse + b), -INFINITY);
+  };
   const int lane = threadIdx.x % 32;
   const int count = row.plan.reserved();
+  const float held = lane < count ? load(lane) : -INFINITY;
   float max = held;
-  for (int i = lane + 32; i < count; i += 32) max = fmaxf(max, LoadReserved(row, lse, i));
+  for (int i = lane + 32; i < count; i += 32) max = fmaxf(max, load(i));
   max = WarpMax(max);
-  uint64_t mass = BudgetMass(held, max);
-  for (int i = lane + 32; i < count; i += 32) mass += BudgetMass(LoadReserved(row, lse, i), max);
+  uint64_t mass = lane < count ? BudgetMass(held, max) : 0;
+  for (int i = lane + 32; i < count; i += 32) mass += BudgetMass(load(i), max);
   mass = WarpAdd(mass);
-  if (lane != 0) return;
-  s.reserved_mass = mass;
-  s.reserved_max = max;
-  s.reserved_scale = ReservedScale(max, row.top);
+  if (lane == 0) {
+    s.reserved_mass = mass;
+    s.reserved_max = max;
+  }
+  __syncwarp();
 }
 
 template <int kItems>
@@ -47,7 +47,6 @@ __device__ inline void FindExtremes(ClusterRow<kItems>& row, const float* lse, C
 #pragma unroll
   for (int k = 0; k < kItems; ++k)
     row.x[k] = row.Block(k) < row.plan.blocks ? __ldcg(lse + row.Block(k)) : -INFINITY;
-  if (warp == kWarps - 1) row.reserved = LoadReserved(row, lse, lane);
   float top = -INFINITY;
   float bottom = INFINITY;
 #pragma unroll
@@ -69,6 +68,8 @@ __device__ inline void FindExtremes(ClusterRow<kItems>& row, const float* lse, C
       Send(lane, &s.extremes[row.me], static_cast<uint64_t>(own.x) << 32 | own.y,
            &s.barriers[kExtremes]);
     }
+  } else if (warp == kWarps - 1) {
+    WeighReserved(row, lse, s);
   }
   BarrierWait(&s.barriers[kExtremes], 0);
   const uint64_t all = s.extremes[lane % row.members];
@@ -80,12 +81,12 @@ __device__ inline void FindExtremes(ClusterRow<kItems>& row, const float* lse, C
   row.scale = range > 0 ? __fdividef(static_cast<float>(kBins - 1), reach) : 1.0f;
   if (!(row.scale > 0)) row.scale = FLT_MIN;  // a range beyond the division's
   row.origin = row.top * row.scale;
+  if (threadIdx.x == kThreads - 1) s.reserved_scale = ReservedScale(s.reserved_max, row.top);
 }
 
 // The bins of all members, summed, to every member: through the member that owns each slice.
 template <int kItems>
-__device__ inline void ShareBins(const ClusterRow<kItems>& row, const float* lse,
-                                 ClusterShared& s) {
+__device__ inline void ShareBins(const ClusterRow<kItems>& row, ClusterShared& s) {
   const int thread = threadIdx.x;
   const uint64_t first = HistogramBin<kItems>(s, 2 * thread);
   const uint64_t second = HistogramBin<kItems>(s, 2 * thread + 1);
@@ -93,7 +94,6 @@ __device__ inline void ShareBins(const ClusterRow<kItems>& row, const float* lse
   const int owner = 2 * thread / slice;
   Send2(owner, &s.parts[row.me * (slice + kSlicePad) + 2 * thread % slice], first, second,
         &s.barriers[kParts]);
-  if (thread / 32 == kWarps - 1) WeighReserved(row, lse, row.reserved, s);
   BarrierWait(&s.barriers[kParts], 0);
   // members / 2 threads a bin, each with two senders' parts and two receivers.
   const int party = row.members / 2;
@@ -174,11 +174,9 @@ __device__ inline void MarkAndTell(const ClusterRow<kItems>& row, ClusterShared&
   BarrierWait(&s.barriers[kCandidates], 0);
 }
 
-// Ranks all candidates against each other, eight threads per candidate; those that the rule still
-// wants are chosen, and this member's bits set.
+// Ranks all candidates, a thread per candidate, and sets the bits of this member's chosen ones.
 template <int kItems>
 __device__ inline void Rank(const ClusterRow<kItems>& row, ClusterShared& s) {
-  constexpr int kParty = 8;
   const int lane = threadIdx.x % 32;
   const int from = threadIdx.x / 32;  // the warp's sender
   const uint64_t header = lane < row.members ? s.messages[lane][0] : 0;
@@ -192,33 +190,32 @@ __device__ inline void Rank(const ClusterRow<kItems>& row, ClusterShared& s) {
   const auto total = static_cast<int>(__shfl_sync(kFullMask, upto, kMostMembers - 1));
   const uint32_t mine = __shfl_sync(kFullMask, count, from);
   const uint32_t first = __shfl_sync(kFullMask, upto, from) - mine;
-  if (lane > 0 && static_cast<uint32_t>(lane) <= mine) {
-    const uint64_t order = s.messages[from][lane];
-    s.ranked[first + lane - 1] = {
-        order, BudgetMass(FromOrder(static_cast<uint32_t>(order >> 32)), row.top)};
+  const bool valid = lane > 0 && static_cast<uint32_t>(lane) <= mine;
+  Ranked own = {0, 0};
+  if (valid) {
+    own.order = s.messages[from][lane];
+    own.mass = BudgetMass(FromOrder(static_cast<uint32_t>(own.order >> 32)), row.top);
+    s.ranked[first + lane - 1] = own;
   }
-  if (threadIdx.x < row.members) s.count_of[lane] = static_cast<uint32_t>(header & 0xffffffffu);
   __syncthreads();
-  for (int base = 0; base < total; base += kThreads / kParty) {
-    const int at = base + static_cast<int>(threadIdx.x) / kParty;
-    const Ranked own = s.ranked[min(at, total - 1)];
-    uint64_t before = 0;
-    for (int i = threadIdx.x % kParty; i < total; i += kParty) {
+  bool chosen = false;
+  if (valid) {
+    uint64_t before = s.before_bin;
+#pragma unroll 4
+    for (int i = 0; i < total; ++i) {
       const Ranked other = s.ranked[i];
       if (other.order > own.order) before += Pack(1, other.mass);
     }
-#pragma unroll
-    for (int offset = 1; offset < kParty; offset *= 2)
-      before += __shfl_xor_sync(kFullMask, static_cast<unsigned long long>(before), offset);
-    before += s.before_bin;
-    if (threadIdx.x % kParty != 0 || at >= total || !row.WantsMore(before)) continue;
+    chosen = row.WantsMore(before);
     const uint64_t after = before + Pack(1, own.mass);
-    if (!row.WantsMore(after)) s.taken = MassOf(after);  // the last one chosen
-    const auto block = static_cast<int32_t>(~static_cast<uint32_t>(own.order));
-    const int member = block / (kThreads * kItems);
-    atomicAdd(&s.count_of[member], 1u);
-    const int32_t bit = block - row.FirstBlock();
-    if (member == row.me) atomicOr(&s.bits[bit / 32], 1u << bit % 32);
+    if (chosen && !row.WantsMore(after)) s.taken = MassOf(after);  // the last one chosen
+  }
+  const uint32_t bits = __ballot_sync(kFullMask, chosen);
+  if (from < row.members && lane == 0)
+    s.count_of[from] = static_cast<uint32_t>(s.messages[from][0] & 0xffffffffu) + __popc(bits);
+  if (chosen && from == row.me) {
+    const auto at = static_cast<int32_t>(~static_cast<uint32_t>(own.order)) - row.FirstBlock();
+    atomicOr(&s.bits[at / 32], 1u << at % 32);
   }
   __syncthreads();
 }
@@ -305,7 +302,7 @@ template <int kItems>
 __device__ inline void ChooseByScore(ClusterRow<kItems>& row, const float* lse, ClusterShared& s) {
   FindExtremes(row, lse, s);
   FillHistogram(row, s);
-  ShareBins(row, lse, s);
+  ShareBins(row, s);
   FindBoundary(row, s);
   MarkAndTell(row, s);
   const int lane = threadIdx.x % 32;
@@ -398,6 +395,12 @@ __global__ __launch_bounds__(kThreads) void SelectClusterKernel(
   args.covered_mass[choice] = scored ? CoveredMass(row.masses, s.taken) : 1.0f;
 }
 
+// A cluster stays within one of the card's eight parts at most: of 114 multiprocessors, one part
+// has 16 of them. A slice of a card promises eight.
+int MostMembers(const LaunchContext& ctx) {
+  return ctx.sm_count >= 114 ? kMostMembers : 8;
+}
+
 template <int kItems>
 cudaError_t LaunchItems(const LaunchContext& ctx, const SelectArgs& args, int choices,
                         int members) {
@@ -412,12 +415,16 @@ cudaError_t LaunchItems(const LaunchContext& ctx, const SelectArgs& args, int ch
 
 }  // namespace
 
+bool SelectFitsCluster(const LaunchContext& ctx, int blocks) {
+  return ctx.hopper && blocks <= MostMembers(ctx) * kThreads * kMostItems;
+}
+
 cudaError_t LaunchSelectCluster(const LaunchContext& ctx, const SelectArgs& args) {
   const int blocks = CeilDiv(args.batch.max_kv_len, args.block_tokens);
   const int choices = args.batch.num_seqs * args.groups;
   // One block a thread where the device has room for it. Messages need a cluster, so two at least.
   int members = 2;
-  while (members < kMostMembers && members * kThreads < blocks) members *= 2;
+  while (members < MostMembers(ctx) && members * kThreads < blocks) members *= 2;
   while (members > 2 && choices * members > ctx.sm_count &&
          members / 2 * kThreads * kMostItems >= blocks) {
     members /= 2;

@@ -5,8 +5,8 @@
 
 namespace spotd::kernels::cuda {
 
-inline constexpr int kMaxClusterBlocks = 1 << 16;  // of a row
-
+// Whether rows of up to `blocks` blocks fit; where they do not, nothing else is promised.
+bool SelectFitsCluster(const LaunchContext& ctx, int blocks);
 cudaError_t LaunchSelectCluster(const LaunchContext& ctx, const SelectArgs& args);
 
 }  // namespace spotd::kernels::cuda

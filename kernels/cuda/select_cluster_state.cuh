@@ -6,7 +6,6 @@
 
 #include "kernels/cuda/cluster.cuh"
 #include "kernels/cuda/peer.cuh"
-#include "kernels/cuda/select_cluster.h"
 #include "kernels/cuda/select_rule.cuh"
 
 namespace spotd::kernels::cuda {
@@ -19,7 +18,7 @@ constexpr int kMostMembers = 16;
 constexpr int kMostItems = 8;  // blocks of a thread
 constexpr int kWords = 32;     // of a message: what its sender is sure of, then candidates
 constexpr int kSlicePad = 2;   // words between two senders' parts of a slice, for the banks
-static_assert(kMaxClusterBlocks == kMostMembers * kThreads * kMostItems);
+static_assert(kMostMembers * kThreads * kMostItems <= kPackedBlocks);
 
 enum Exchange { kExtremes, kParts, kSums, kCandidates, kTrial, kTrialToo, kExchanges };
 
@@ -43,6 +42,7 @@ struct ClusterShared {
   uint64_t of_warp[kWarps];
   uint2 extremes_of_warp[kWarps];
   uint32_t bits[kWarps * kMostItems];  // of the chosen blocks, in order
+  uint32_t chosen_of[kMostMembers];    // of a member's candidates
   uint32_t count_of[kMostMembers];     // blocks that a member lists
   uint64_t reserved_mass;
   float reserved_max;
@@ -80,9 +80,8 @@ struct ClusterRow {
   BudgetPlan plan;
   int members;
   int me;
-  float x[kItems];             // scores; NaN is -inf
-  int bin[kItems];             // of residual blocks; -1 of others
-  float reserved = -INFINITY;  // a reserved score, of a lane of the last warp
+  float x[kItems];  // scores; NaN is -inf
+  int bin[kItems];  // of residual blocks; -1 of others
   float top = 0;
   float scale = 0;
   float origin = 0;
