@@ -1,8 +1,12 @@
-// What serving adds to the engine: the same requests given to one engine directly and over gRPC on
-// a loopback port, in turns, in one process. The clients share the machine's cores with the engine,
-// so the figures are an upper bound of the server's own cost.
+// What serving adds to the engine: the same requests (same tokens, greedy, one batch) given to one
+// engine directly and over gRPC on a loopback port, in turns, in one process, after one round of
+// each to warm up. What is added is the median of the differences between neighbouring rounds, so
+// that a machine that becomes slower does not count. The clients share the machine's cores with the
+// engine, so the figures are an upper bound of the server's own cost.
 //
-//   serving_cost MODEL [SEQUENCES] [PROMPT] [OUTPUT] [ROUNDS]
+//   serving_cost MODEL [SEQUENCES [PROMPT [OUTPUT [ROUNDS [OPTION...]]]]]
+//
+// OPTIONs are spotd's (--threads=1).
 #include <grpcpp/grpcpp.h>
 
 #include <algorithm>
@@ -170,21 +174,44 @@ Round RunServed(v1::InferenceService::Stub* stub, const Shape& shape) {
   return round;
 }
 
-double Median(std::vector<double> values) {
+double Quantile(std::vector<double> values, double share) {
   std::sort(values.begin(), values.end());
-  return values[values.size() / 2];
+  return values[static_cast<size_t>(share * static_cast<double>(values.size() - 1))];
 }
 
-void Print(const char* name, const Shape& shape, const std::vector<Round>& rounds) {
-  std::vector<double> seconds, gaps;
-  for (const Round& round : rounds) {
-    seconds.push_back(round.seconds);
-    gaps.insert(gaps.end(), round.gaps.begin(), round.gaps.end());
-  }
-  std::sort(gaps.begin(), gaps.end());
+// Of one round, or of what one round adds to another.
+struct Summary {
+  double tokens_per_second = 0;
+  double p50 = 0;  // between tokens, in milliseconds
+  double p99 = 0;
+};
+
+Summary Summarize(const Shape& shape, const Round& round) {
+  return {shape.sequences * shape.output / round.seconds, 1e3 * Quantile(round.gaps, 0.5),
+          1e3 * Quantile(round.gaps, 0.99)};
+}
+
+double MedianOf(const std::vector<Summary>& rounds, double Summary::*member) {
+  std::vector<double> values;
+  for (const Summary& round : rounds) values.push_back(round.*member);
+  return Quantile(std::move(values), 0.5);
+}
+
+void Print(const char* name, const std::vector<Summary>& rounds) {
   std::printf("%-8s %9.1f tokens/s   between tokens: p50 %.3f ms, p99 %.3f ms\n", name,
-              shape.sequences * shape.output / Median(seconds), 1e3 * gaps[gaps.size() / 2],
-              1e3 * gaps[gaps.size() * 99 / 100]);
+              MedianOf(rounds, &Summary::tokens_per_second), MedianOf(rounds, &Summary::p50),
+              MedianOf(rounds, &Summary::p99));
+}
+
+void PrintAdded(const std::vector<Summary>& direct, const std::vector<Summary>& served) {
+  std::vector<Summary> added;
+  for (size_t i = 0; i < direct.size(); ++i) {
+    added.push_back({100 * (served[i].tokens_per_second / direct[i].tokens_per_second - 1),
+                     served[i].p50 - direct[i].p50, served[i].p99 - direct[i].p99});
+  }
+  std::printf("%-8s %+9.2f %%          between tokens: p50 %+.3f ms, p99 %+.3f ms\n", "added",
+              MedianOf(added, &Summary::tokens_per_second), MedianOf(added, &Summary::p50),
+              MedianOf(added, &Summary::p99));
 }
 
 template <typename T>
@@ -196,7 +223,8 @@ T ValueOrDie(absl::StatusOr<T> value) {
 
 int Main(int argc, char** argv) {
   if (argc < 2) {
-    std::fprintf(stderr, "usage: serving_cost MODEL [SEQUENCES] [PROMPT] [OUTPUT] [ROUNDS]\n");
+    std::fprintf(stderr,
+                 "usage: serving_cost MODEL [SEQUENCES [PROMPT [OUTPUT [ROUNDS [OPTION...]]]]]\n");
     return 2;
   }
   const auto number = [&](int index, int otherwise) {
@@ -206,14 +234,17 @@ int Main(int argc, char** argv) {
   const int count = number(5, 7);
   server::ConfigureLog(server::LogFormat::kText, server::LogLevel::kWarning);
   const std::string model = std::string("--model=") + argv[1];
-  const char* const flags[] = {model.c_str()};
+  std::vector<const char*> flags = {model.c_str()};
+  for (int i = 6; i < argc; ++i) flags.push_back(argv[i]);
   const server::ServerConfig config =
       ValueOrDie(server::ParseConfig(flags, [](const char*) -> const char* { return nullptr; }));
   const auto engine =
       ValueOrDie(server::LoadEngine(config, ValueOrDie(config.DefaultPolicy(false))));
   server::RpcMetrics metrics;
   server::CallExecutor workers(4, 1024), writers(1, SIZE_MAX);
+  server::RunningCalls calls;
   server::ServiceContext context;
+  context.calls = &calls;
   context.engine = engine.get();
   context.workers = &workers;
   context.writers = &writers;
@@ -224,15 +255,16 @@ int Main(int argc, char** argv) {
 
   RunDirect(engine.get(), shape);
   RunServed(stub.get(), shape);
-  std::vector<Round> direct, served;
+  std::vector<Summary> direct, served;
   for (int i = 0; i < count; ++i) {
-    direct.push_back(RunDirect(engine.get(), shape));
-    served.push_back(RunServed(stub.get(), shape));
+    direct.push_back(Summarize(shape, RunDirect(engine.get(), shape)));
+    served.push_back(Summarize(shape, RunServed(stub.get(), shape)));
   }
-  std::printf("%d sequences, %d prompt tokens, %d generated, median of %d rounds\n",
+  std::printf("%d sequences, %d prompt tokens, %d generated; medians of %d rounds\n",
               shape.sequences, shape.prompt, shape.output, count);
-  Print("engine", shape, direct);
-  Print("served", shape, served);
+  Print("engine", direct);
+  Print("served", served);
+  PrintAdded(direct, served);
   return 0;
 }
 
