@@ -27,13 +27,26 @@ void BlockPool::AddReference(BlockId block) {
   if (++references_[block] == 2) ++num_shared_;
 }
 
-void BlockPool::Release(BlockId block) {
+bool BlockPool::Unreference(BlockId block) {
   SPOTD_CHECK(references_[block] > 0);
   const int32_t left = --references_[block];
   if (left == 1) --num_shared_;
-  if (left > 0) return;
+  return left == 0;
+}
+
+void BlockPool::Free(BlockId block) {
+  SPOTD_CHECK(references_[block] == 0);
   free_.push_back(block);
   std::push_heap(free_.begin(), free_.end(), std::greater<>());
+}
+
+void BlockPool::Revive(BlockId block) {
+  SPOTD_CHECK(references_[block] == 0);
+  references_[block] = 1;
+}
+
+void BlockPool::Release(BlockId block) {
+  if (Unreference(block)) Free(block);
 }
 
 }  // namespace spotd::kvstore

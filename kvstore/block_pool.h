@@ -19,6 +19,12 @@ class BlockPool {
   // A block with reference count 1, or nothing when the pool is empty.
   std::optional<BlockId> Allocate();
   void AddReference(BlockId block);
+  // Drops one reference; true when it was the last. Then the block is neither free nor in use until
+  // Free or Revive.
+  [[nodiscard]] bool Unreference(BlockId block);
+  void Free(BlockId block);
+  // Gives the block a first reference again.
+  void Revive(BlockId block);
   // Drops one reference; the block is free again at zero.
   void Release(BlockId block);
 

@@ -29,8 +29,8 @@ BlockTable::~BlockTable() {
 }
 
 void BlockTable::Release() {
-  for (const BlockId block : blocks_) store_->ReleaseBlock(block);
-  blocks_.clear();
+  // From the end: of kept blocks the last are of least use without those before them, and go first.
+  for (; !blocks_.empty(); blocks_.pop_back()) store_->ReleaseBlock(blocks_.back());
   num_tokens_ = 0;
   shareable_ = 0;
   keys_.clear();

@@ -86,9 +86,9 @@ absl::Status KvStore::Reserve(BlockTable* table, int32_t tokens) {
   SPOTD_CHECK(table->store_ == this);
   SPOTD_CHECK(tokens >= 0);
   const int32_t needed = BlocksNeeded(*table, tokens);
-  if (needed > pool_.num_free()) {
-    return ResourceExhausted("KV memory is full: ", needed, " blocks needed, ", pool_.num_free(),
-                             " of ", pool_.num_blocks(), " free");
+  if (needed > Available()) {
+    return ResourceExhausted("KV memory is full: ", needed, " blocks needed, ", Available(), " of ",
+                             pool_.num_blocks(), " free");
   }
   // A block cut off within is about to get other tokens.
   const bool partial = table->num_tokens_ % layout_.block_tokens != 0;
@@ -99,13 +99,13 @@ absl::Status KvStore::Reserve(BlockTable* table, int32_t tokens) {
   int32_t to_append = needed;
   if (LastBlockIsShared(*table)) {
     BlockId& last = table->blocks_[table->num_tokens_ / layout_.block_tokens];
-    const BlockId copy = *pool_.Allocate();
+    const BlockId copy = AllocateBlock();
     CopyBlock(copy, last);
     ReleaseBlock(last);
     last = copy;
     --to_append;
   }
-  for (; to_append > 0; --to_append) table->blocks_.push_back(*pool_.Allocate());
+  for (; to_append > 0; --to_append) table->blocks_.push_back(AllocateBlock());
   return absl::OkStatus();
 }
 
@@ -156,7 +156,9 @@ int32_t KvStore::AdoptPrefix(BlockTable* table, const std::string& owner,
   }
   if (found.empty()) return 0;
   const int32_t before = table->num_tokens_;
-  for (const BlockId block : found) pool_.AddReference(block);
+  for (const BlockId block : found) {
+    kept_.Remove(block) ? pool_.Revive(block) : pool_.AddReference(block);
+  }
   Truncate(table, static_cast<int32_t>(own * block_tokens));
   table->blocks_.insert(table->blocks_.end(), found.begin(), found.end());
   table->keys_.insert(table->keys_.end(), keys.begin(), keys.end());
@@ -166,8 +168,26 @@ int32_t KvStore::AdoptPrefix(BlockTable* table, const std::string& owner,
 }
 
 void KvStore::ReleaseBlock(BlockId block) {
-  pool_.Release(block);
-  if (pool_.references(block) == 0) index_.Erase(block);
+  if (!pool_.Unreference(block)) return;
+  if (max_kept_ > 0 && index_.Has(block)) {
+    if (kept_.size() == max_kept_) GiveUpOldest();
+    kept_.Add(block);
+    return;
+  }
+  index_.Erase(block);
+  pool_.Free(block);
+}
+
+BlockId KvStore::AllocateBlock() {
+  if (pool_.num_free() == 0) GiveUpOldest();
+  return *pool_.Allocate();
+}
+
+void KvStore::GiveUpOldest() {
+  const BlockId oldest = kept_.TakeOldest();
+  index_.Erase(oldest);
+  pool_.Free(oldest);
+  ++kept_given_up_;
 }
 
 void KvStore::ReleaseReserved(BlockTable* table) {
@@ -226,7 +246,9 @@ kernels::KvLayer KvStore::LayerView(int32_t layer) const {
 KvStats KvStore::stats() const {
   KvStats stats;
   stats.blocks_total = pool_.num_blocks();
-  stats.blocks_used = pool_.num_blocks() - pool_.num_free();
+  stats.blocks_used = pool_.num_blocks() - Available();
+  stats.blocks_kept = kept_.size();
+  stats.kept_given_up = kept_given_up_;
   stats.blocks_shared = pool_.num_shared();
   stats.bytes_per_block = layout_.BytesPerBlock();
   stats.copies_on_write = copies_on_write_;

@@ -2,12 +2,12 @@
 // the one class of this folder that `runtime` talks to.
 //
 // Invariants (tests/kvstore/kv_store_property_test.cc):
-//  - references: a block's count equals the number of tables that hold it; it is free exactly when
-//  that is zero.
+//  - references: a block's count equals the number of tables that hold it; it is free, or kept for
+//  its content, exactly when that is zero.
 //  - single writer: a block that may be written (at or beyond a table's num_tokens) is held by one
 //  table only.
 //  - exact accounting: blocks in use * layout.BytesPerBlock() bytes, never more than the limit.
-//  - pages-return: with no table alive, every block is free.
+//  - pages-return: with no table alive, every block is free or kept.
 //  - own content: a table never gets a block of another owner, nor one whose tokens differ from its
 //  own.
 //
@@ -32,6 +32,7 @@
 #include "kernels/backend.h"
 #include "kvstore/block_pool.h"
 #include "kvstore/block_table.h"
+#include "kvstore/kept_blocks.h"
 #include "kvstore/kv_layout.h"
 #include "kvstore/prefix_index.h"
 
@@ -44,6 +45,8 @@ struct KvStats {
   size_t bytes_per_block = 0;
   uint64_t copies_on_write = 0;  // blocks copied because a writer shared them
   int32_t blocks_offered = 0;    // whole blocks that AdoptPrefix can find
+  int32_t blocks_kept = 0;       // of these, held by no table: given up where others need them
+  uint64_t kept_given_up = 0;    // so far
 };
 
 class KvStore {
@@ -56,6 +59,11 @@ class KvStore {
                                                          size_t memory_bytes);
 
   BlockTable NewTable();
+
+  // At most so many offered blocks stay findable when their last table lets them go, the least
+  // recently used going first. They count as free: Reserve takes them when no other block is left.
+  // 0, as it is after Create: none.
+  void KeepPrefixes(int32_t blocks) { max_kept_ = blocks; }
 
   // Makes room for `tokens` more tokens: afterwards positions [num_tokens, num_tokens + tokens) may
   // be written. Allocates blocks and copies a shared last block. RESOURCE_EXHAUSTED (table
@@ -94,6 +102,9 @@ class KvStore {
  private:
   friend class BlockTable;
   void ReleaseBlock(BlockId block);
+  int32_t Available() const { return pool_.num_free() + kept_.size(); }
+  BlockId AllocateBlock();  // one must be available
+  void GiveUpOldest();
   // Key of the table's first `blocks` whole blocks, which have been offered.
   uint64_t KeyOf(const BlockTable& table, size_t blocks, const std::string& owner) const;
   KvStore(kernels::Backend* backend, const KvLayout& layout, int32_t num_blocks);
@@ -104,6 +115,9 @@ class KvStore {
   KvLayout layout_;
   BlockPool pool_;
   PrefixIndex index_;
+  KeptBlocks kept_;
+  int32_t max_kept_ = 0;
+  uint64_t kept_given_up_ = 0;
   kernels::Buffer kv_;         // [layers, num_blocks, KvBlockBytes]
   kernels::Buffer summaries_;  // [layers, num_blocks, SummaryBlockBytes]
   kernels::Buffer selector_;   // [layers, num_blocks, SelectorBlockBytes]

@@ -35,6 +35,7 @@ class PrefixIndex {
               BlockId block);
   // No effect on a block that is not in the index.
   void Erase(BlockId block);
+  bool Has(BlockId block) const { return by_block_.contains(block); }
   size_t size() const { return entries_.size(); }
 
  private:

@@ -6,6 +6,8 @@
 #include "kernels/core/status.h"
 #include "runtime/engine/error_reasons.h"
 #include "runtime/engine/errors.h"
+#include "runtime/engine/out_of_memory.h"
+#include "runtime/engine/request_check.h"
 #include "server/generate_request.h"
 #include "server/replies.h"
 #include "server/status_map.h"
@@ -41,19 +43,38 @@ Reactor* AppendStream::Start(const ServiceContext& context, grpc::CallbackServer
     return stream.get();
   }
   stream->uploading_ = true;
+  const std::lock_guard lock(stream->upload_mutex_);
+  stream->Announce();
   stream->StartRead(&stream->incoming_);
   return stream.get();
 }
 
-void AppendStream::OnReadDone(bool ok) {
-  if (ok) {
-    if (absl::Status status = AddPiece(); !status.ok()) {
-      OnResult(std::move(status));
-    } else {
-      StartRead(&incoming_);
-    }
-    return;
+void AppendStream::Announce() {
+  const std::weak_ptr<ResponseStream> weak = weak_from_this();
+  call_.Announce(context_.calls, cancel_, [weak] {
+    if (const auto self = weak.lock()) static_cast<AppendStream&>(*self).EndUpload();
+  });
+}
+
+void AppendStream::EndUpload() {
+  {
+    const std::lock_guard lock(upload_mutex_);
+    if (std::exchange(upload_over_, true)) return;
   }
+  OnResult(engine::StatusOf(cancel_->cause()));
+}
+
+void AppendStream::OnReadDone(bool ok) {
+  absl::Status status;
+  {
+    // Held while a read is started, so that none is after the call's end.
+    const std::lock_guard lock(upload_mutex_);
+    if (upload_over_) return;
+    if (ok) status = engine::GuardMemory([this] { return AddPiece(); });
+    if (ok && status.ok()) return StartRead(&incoming_);
+    upload_over_ = true;
+  }
+  if (!status.ok()) return OnResult(std::move(status));
   // The client half-closed, or the stream broke, or gRPC refused an oversized message: reading ends
   // the same way for all three, and what has arrived must not be taken for the whole. Sending
   // something tells them apart.
@@ -66,7 +87,14 @@ void AppendStream::OnSendInitialMetadataDone(bool ok) {
     return;
   }
   auto self = std::static_pointer_cast<AppendStream>(shared_from_this());
-  if (!context_.workers->Submit([self] { self->Submit(); })) OnResult(ServerBusy());
+  const bool queued = context_.workers->Submit([self] {
+    const absl::Status status = engine::GuardMemory([&] {
+      self->Submit();
+      return absl::OkStatus();
+    });
+    if (!status.ok()) self->OnResult(status);
+  });
+  if (!queued) OnResult(ServerBusy());
 }
 
 absl::Status AppendStream::AddPiece() {
@@ -90,7 +118,7 @@ absl::Status AppendStream::TakeHead(const v1::AppendRequest& message) {
   engine::RequestHead head;
   SPOTD_ASSIGN_OR_RETURN(head.session_id, SessionId(message.session(), "session"));
   call_.set_session(message.session());
-  call_.Announce(context_.calls, cancel_);
+  Announce();
   head.tenant = call_.tenant();
   head.etag = message.etag();
   head.request_id = message.request_id();

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <atomic>
+#include <mutex>
 #include <optional>
 
 #include "absl/status/statusor.h"
@@ -26,6 +27,9 @@ class AppendStream final
  private:
   AppendStream(const ServiceContext& context, grpc::CallbackServerContext* call);
 
+  // Abort, or a server that waits no longer: the upload ends now, not when the client half-closes.
+  void EndUpload();
+  void Announce();
   absl::Status AddPiece();
   absl::Status TakeHead(const v1::AppendRequest& message);
   void LeaveUpload();
@@ -34,7 +38,9 @@ class AppendStream final
   void OnResult(absl::StatusOr<engine::AppendResult> result);
   bool TakeMessage(grpc::ByteBuffer* out) override;
 
-  // Reading half: one read at a time, then the worker; no two threads at once.
+  std::mutex upload_mutex_;
+  bool upload_over_ = false;  // guarded by upload_mutex_: nothing is read any more
+  // Reading half: one read at a time under upload_mutex_, then the worker.
   grpc::ByteBuffer incoming_;
   std::optional<engine::RequestHead> head_;  // set by the first message
   std::atomic<bool> uploading_{false};

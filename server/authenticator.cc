@@ -5,13 +5,12 @@
 #include <grpcpp/server_context.h>
 
 #include <algorithm>
-#include <fstream>
-#include <sstream>
 #include <utility>
 
 #include "kernels/core/status.h"
 #include "runtime/engine/errors.h"
 #include "server/log.h"
+#include "server/small_file.h"
 
 namespace spotd::server {
 namespace {
@@ -56,13 +55,6 @@ absl::StatusOr<Identity> IdentifyByCertificate(const grpc::CallbackServerContext
   return Identity{.tenant = tenant};
 }
 
-absl::StatusOr<std::string> ReadFile(const std::string& path) {
-  std::ifstream file(path);
-  std::ostringstream text;
-  if (!file || !(text << file.rdbuf())) return InvalidArgument("cannot read ", path);
-  return text.str();
-}
-
 class HealthGuard final : public grpc::AuthMetadataProcessor {
  public:
   explicit HealthGuard(const Authenticator& authenticator) : authenticator_(authenticator) {}
@@ -88,41 +80,22 @@ Authenticator::Authenticator(const Options& options, std::string text, TokenFile
     : options_(options), last_seen_(std::move(text)) {
   if (options_.token_file.empty()) return;
   tokens_ = std::make_shared<const TokenFile>(std::move(tokens));
-  watcher_ = std::thread([this] { WatchFile(); });
+  watcher_.emplace(options_.reload_interval, [this] { ReloadIfChanged(); });
 }
 
 absl::StatusOr<std::unique_ptr<Authenticator>> Authenticator::Create(const Options& options) {
   std::string text;
   TokenFile tokens;
   if (!options.token_file.empty()) {
-    SPOTD_ASSIGN_OR_RETURN(text, ReadFile(options.token_file));
+    SPOTD_ASSIGN_OR_RETURN(text, ReadSmallFile(options.token_file));
     SPOTD_ASSIGN_OR_RETURN(tokens, TokenFile::Parse(text, options.token_file));
   }
   return std::unique_ptr<Authenticator>(
       new Authenticator(options, std::move(text), std::move(tokens)));
 }
 
-Authenticator::~Authenticator() {
-  if (!watcher_.joinable()) return;
-  {
-    std::lock_guard lock(mutex_);
-    stop_ = true;
-  }
-  stop_changed_.notify_all();
-  watcher_.join();
-}
-
-void Authenticator::WatchFile() {
-  std::unique_lock lock(mutex_);
-  while (!stop_changed_.wait_for(lock, options_.reload_interval, [this] { return stop_; })) {
-    lock.unlock();
-    ReloadIfChanged();
-    lock.lock();
-  }
-}
-
 void Authenticator::ReloadIfChanged() {
-  const absl::StatusOr<std::string> text = ReadFile(options_.token_file);
+  const absl::StatusOr<std::string> text = ReadSmallFile(options_.token_file);
   std::string seen = text.ok() ? *text : std::string(text.status().message());
   if (std::exchange(last_seen_, seen) == seen) return;
   absl::StatusOr<TokenFile> tokens =

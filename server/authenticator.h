@@ -7,16 +7,16 @@
 #pragma once
 
 #include <chrono>
-#include <condition_variable>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <string>
 #include <string_view>
-#include <thread>
 
 #include "absl/status/statusor.h"
 #include "runtime/engine/error_reasons.h"
 #include "server/identity.h"
+#include "server/periodic_task.h"
 #include "server/token_file.h"
 
 namespace grpc {
@@ -39,8 +39,6 @@ class Authenticator final : public IdentityProvider {
 
   // INVALID_ARGUMENT when the token file cannot be read or parsed.
   static absl::StatusOr<std::unique_ptr<Authenticator>> Create(const Options& options);
-  ~Authenticator() override;
-
   absl::StatusOr<Identity> Identify(const grpc::CallbackServerContext& call) const override;
 
   // By the value of the "authorization" header; empty: there was none.
@@ -49,16 +47,13 @@ class Authenticator final : public IdentityProvider {
  private:
   Authenticator(const Options& options, std::string text, TokenFile tokens);
 
-  void WatchFile();
   void ReloadIfChanged();
 
   const Options options_;
   std::string last_seen_;  // the file's content, or why it cannot be read; the watcher's
   mutable std::mutex mutex_;
-  std::condition_variable stop_changed_;
-  bool stop_ = false;                        // guarded by mutex_
   std::shared_ptr<const TokenFile> tokens_;  // guarded by mutex_; null: by client certificate
-  std::thread watcher_;
+  std::optional<PeriodicTask> watcher_;      // last: it uses all of the above
 };
 
 // Demands a token for health checks and reflection, which are not services of spotd and never ask

@@ -94,17 +94,18 @@ Call::Call(const ServiceContext& services, std::string_view method,
       context_(context),
       request_id_(RequestIdOf(*context)),
       trace_(ParseTraceParent(MetadataOf(*context, "traceparent"))),
-      identity_(Identify(services.identity, *context)) {
-  metrics_->CallStarted();
+      identity_(Identify(services.identity, *context)),
+      counted_(metrics_->CallStarted()) {
   context_->AddInitialMetadata("x-request-id", request_id_);
 }
 
 Call::~Call() {
-  metrics_->CallEnded();
+  metrics_->CallEnded(counted_);
 }
 
-void Call::Announce(RunningCalls* calls, std::shared_ptr<engine::CancelToken> cancel) {
-  announced_ = calls->Add({tenant(), request_id_, session_}, std::move(cancel));
+void Call::Announce(RunningCalls* calls, std::shared_ptr<engine::CancelToken> cancel,
+                    std::function<void()> on_end) {
+  announced_ = calls->Add({tenant(), request_id_, session_}, std::move(cancel), std::move(on_end));
 }
 
 std::optional<engine::Clock::time_point> Call::deadline() const {

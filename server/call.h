@@ -9,6 +9,7 @@
 #include <grpcpp/support/status.h>
 
 #include <chrono>
+#include <functional>
 #include <memory>
 #include <optional>
 #include <string>
@@ -42,8 +43,10 @@ class Call {
 
   // The session it is about, for the log.
   void set_session(std::string session) { session_ = std::move(session); }
-  // Makes the call known, so that another can end it through `cancel`. After set_session.
-  void Announce(RunningCalls* calls, std::shared_ptr<engine::CancelToken> cancel);
+  // Makes the call known, so that another can end it through `cancel`, under the session set so
+  // far. Only where identity() is no error.
+  void Announce(RunningCalls* calls, std::shared_ptr<engine::CancelToken> cancel,
+                std::function<void()> on_end = nullptr);
   // Logs and counts the outcome. Once per call.
   grpc::Status Finish(const absl::Status& status, const engine::GenerateResult* result = nullptr);
 
@@ -60,6 +63,7 @@ class Call {
   absl::StatusOr<Identity> identity_;
   std::string session_;
   RunningCalls::Handle announced_;
+  const bool counted_;  // among the calls that a drain waits for
 };
 
 // Parses a request. INVALID_ARGUMENT (MALFORMED_REQUEST, or INVALID_UTF8 naming the field) instead

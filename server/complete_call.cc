@@ -4,6 +4,7 @@
 
 #include "kernels/core/check.h"
 #include "kernels/core/status.h"
+#include "runtime/engine/out_of_memory.h"
 #include "server/generate_request.h"
 #include "server/replies.h"
 
@@ -20,7 +21,8 @@ grpc::ServerUnaryReactor* CompleteCall::Start(const ServiceContext& context,
   const std::shared_ptr<CompleteCall> complete(new CompleteCall(context, call, response));
   complete->self_ = complete;
   const bool queued = context.workers->Submit([complete, request] {
-    if (absl::Status status = complete->Submit(request); !status.ok()) {
+    absl::Status status = engine::GuardMemory([&] { return complete->Submit(request); });
+    if (!status.ok()) {
       complete->OnDone(std::move(status));
     }
   });

@@ -2,9 +2,9 @@
 
 #include <algorithm>
 #include <fstream>
-#include <sstream>
 
 #include "kernels/core/status.h"
+#include "server/small_file.h"
 
 namespace spotd::server {
 namespace {
@@ -37,6 +37,12 @@ void AddNetworkOptions(ServerConfig* config, OptionTable* table) {
                    {"auto", "true", "false"}, &config->reflection);
   table->Add("max_connection_age", "Ask clients to reconnect after this long; 0s = never.",
              &config->max_connection_age);
+  table->Add("keepalive_time", "Ping connections on which nothing moves this often; 0s = never.",
+             &config->keepalive_time);
+  table->Add("keepalive_timeout", "Close a connection that does not answer a ping for this long.",
+             &config->keepalive_timeout, std::chrono::milliseconds(100));
+  table->Add("min_ping_interval", "Clients may ping this often, also without calls.",
+             &config->min_ping_interval);
   table->Add("drain_timeout", "On SIGTERM, running calls may finish for this long.",
              &config->drain_timeout);
   table->Add("stall_timeout", "Unhealthy after this long with work but no engine step.",
@@ -238,10 +244,9 @@ absl::StatusOr<model::Policy> ServerConfig::DefaultPolicy(bool has_selector) con
 }
 
 absl::StatusOr<std::string> ReadConfigFile(const std::string& path) {
-  std::ifstream file(path);
-  std::ostringstream text;
-  if (!file || !(text << file.rdbuf())) return InvalidArgument("--config: cannot read ", path);
-  return text.str();
+  absl::StatusOr<std::string> text = ReadSmallFile(path);
+  if (!text.ok()) return InvalidArgument("--config: ", text.status().message());
+  return text;
 }
 
 absl::StatusOr<ServerConfig> ParseConfig(

@@ -57,6 +57,10 @@ struct ServerConfig {
   ByteSize max_prompt{16u << 20};
   ServiceLimits limits;
 
+  std::chrono::milliseconds keepalive_time{60'000};
+  std::chrono::milliseconds keepalive_timeout{20'000};
+  std::chrono::milliseconds min_ping_interval{10'000};
+
   std::string tls_cert;  // PEM files; empty: plaintext
   std::string tls_key;
   std::string tls_client_ca;  // empty: clients need no certificate

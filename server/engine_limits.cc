@@ -27,6 +27,7 @@ absl::Status ParsePolicies(std::string_view names, engine::PolicyBounds* bounds)
 absl::Status ApplyServiceLimits(const ServiceLimits& limits, engine::EngineOptions* options) {
   options->max_waiting_tokens = limits.max_waiting_tokens;
   options->prefix_sharing = limits.prefix_sharing;
+  options->prefix_cache_share = limits.prefix_cache_percent / 100.0;
   options->audit.every_steps = limits.audit_every_steps;
   options->audit.floor = limits.audit_floor_percent / 100.0;
   options->max_record_bytes = limits.trace_memory.bytes;

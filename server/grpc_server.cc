@@ -6,6 +6,7 @@
 #include <grpcpp/impl/service_type.h>
 
 #include <array>
+#include <climits>
 
 #include "kernels/core/status.h"
 
@@ -17,16 +18,20 @@ constexpr int kMaxMessageBytes = 16 << 20;
 constexpr std::array<const char*, 3> kServiceNames = {
     "spotd.v1.SessionService", "spotd.v1.InferenceService", "spotd.v1.ModelService"};
 
-// During a long prefill no data flows; clients and proxies may ping every 10 s meanwhile, also
-// without calls.
+// During a long prefill no data flows; clients and proxies may ping meanwhile, also without calls.
 void SetConnectionOptions(const GrpcOptions& options, grpc::ServerBuilder* builder) {
   builder->SetMaxReceiveMessageSize(kMaxMessageBytes);
   builder->SetMaxSendMessageSize(kMaxMessageBytes);
   builder->AddChannelArgument(GRPC_ARG_ALLOW_REUSEPORT, 0);  // two servers on one port: an error
   builder->AddChannelArgument(GRPC_ARG_KEEPALIVE_PERMIT_WITHOUT_CALLS, 1);
-  builder->AddChannelArgument(GRPC_ARG_HTTP2_MIN_RECV_PING_INTERVAL_WITHOUT_DATA_MS, 10'000);
-  builder->AddChannelArgument(GRPC_ARG_KEEPALIVE_TIME_MS, 60'000);
-  builder->AddChannelArgument(GRPC_ARG_KEEPALIVE_TIMEOUT_MS, 20'000);
+  builder->AddChannelArgument(GRPC_ARG_HTTP2_MIN_RECV_PING_INTERVAL_WITHOUT_DATA_MS,
+                              static_cast<int>(options.min_ping_interval.count()));
+  builder->AddChannelArgument(GRPC_ARG_KEEPALIVE_TIME_MS,
+                              options.keepalive_time.count() == 0
+                                  ? INT_MAX
+                                  : static_cast<int>(options.keepalive_time.count()));
+  builder->AddChannelArgument(GRPC_ARG_KEEPALIVE_TIMEOUT_MS,
+                              static_cast<int>(options.keepalive_timeout.count()));
   if (options.max_connection_age.count() > 0) {
     builder->AddChannelArgument(GRPC_ARG_MAX_CONNECTION_AGE_MS,
                                 static_cast<int>(options.max_connection_age.count()));

@@ -18,7 +18,11 @@ namespace spotd::server {
 struct GrpcOptions {
   std::string listen;  // HOST:PORT; empty: no port, in-process channels only
   bool reflection = true;
-  std::chrono::milliseconds max_connection_age{0};                 // 0 = for ever
+  std::chrono::milliseconds max_connection_age{0};  // 0 = for ever
+  std::chrono::milliseconds keepalive_time{
+      60'000};  // between our pings where nothing moves; 0 = none
+  std::chrono::milliseconds keepalive_timeout{20'000};  // without an answer: the client is gone
+  std::chrono::milliseconds min_ping_interval{10'000};  // clients that ping more are cut off
   std::shared_ptr<grpc::ServerCredentials> credentials = nullptr;  // null: plaintext
 };
 

@@ -1,8 +1,10 @@
 #include "server/lifecycle.h"
 
 #include <csignal>
+#include <cstdlib>
 #include <cstring>
 #include <ctime>
+#include <thread>
 
 #include "server/log.h"
 
@@ -11,7 +13,7 @@ namespace {
 
 constexpr std::chrono::milliseconds kTick{500};
 constexpr std::chrono::milliseconds kDrainTick{20};
-// What a finished call may take to reach its client once the engine is idle.
+// What a finished call may take to reach its client.
 constexpr std::chrono::milliseconds kFlushTime{500};
 
 sigset_t ShutdownSignals() {
@@ -36,11 +38,12 @@ std::optional<int> WaitForSignal(std::chrono::milliseconds timeout) {
   return signal > 0 ? std::optional(signal) : std::nullopt;
 }
 
-Lifecycle::Lifecycle(const Options& options, engine::Engine* engine, const RpcMetrics* rpc_metrics,
-                     GrpcServer* grpc_server)
+Lifecycle::Lifecycle(const Options& options, engine::Engine* engine, RpcMetrics* rpc_metrics,
+                     RunningCalls* calls, GrpcServer* grpc_server)
     : options_(options),
       engine_(engine),
       rpc_metrics_(rpc_metrics),
+      calls_(calls),
       grpc_server_(grpc_server),
       watchdog_(options.stall_timeout, std::chrono::steady_clock::now()) {}
 
@@ -80,21 +83,28 @@ void Lifecycle::SetState(EngineState state) {
   state_.store(state);
 }
 
-void Lifecycle::Drain() {
-  SetState(EngineState::kDraining);
-  engine_->StartDrain();
-  const auto deadline = std::chrono::steady_clock::now() + options_.drain_timeout;
-  while (!engine_->Idle() || rpc_metrics_->in_progress() > 0) {
-    if (std::chrono::steady_clock::now() > deadline) {
-      Log(LogLevel::kWarning, "drain timeout: cancelling what still runs");
-      break;
-    }
+bool Lifecycle::AwaitCalls(std::chrono::milliseconds timeout) const {
+  const auto deadline = std::chrono::steady_clock::now() + timeout;
+  while (!engine_->Idle() || rpc_metrics_->awaited() > 0) {
+    if (std::chrono::steady_clock::now() > deadline) return false;
     if (WaitForSignal(kDrainTick).has_value()) {
       Log(LogLevel::kWarning, "second signal: exiting at once");
       std::_Exit(1);
     }
   }
-  grpc_server_->Shutdown(std::chrono::system_clock::now() + kFlushTime);
+  return true;
+}
+
+void Lifecycle::Drain() {
+  SetState(EngineState::kDraining);
+  engine_->StartDrain();
+  rpc_metrics_->StartDrain();
+  if (!AwaitCalls(options_.drain_timeout)) {
+    Log(LogLevel::kWarning, "drain timeout: ending what still runs");
+    calls_->DrainAll();
+    AwaitCalls(kFlushTime);
+  }
+  std::this_thread::sleep_for(kFlushTime);
   Log(LogLevel::kInfo, "drained");
 }
 

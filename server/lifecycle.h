@@ -11,6 +11,7 @@
 #include "server/grpc_server.h"
 #include "server/metrics_exporter.h"
 #include "server/rpc_metrics.h"
+#include "server/running_calls.h"
 #include "server/watchdog.h"
 
 namespace spotd::server {
@@ -29,11 +30,12 @@ class Lifecycle {
   };
 
   // All must outlive this.
-  Lifecycle(const Options& options, engine::Engine* engine, const RpcMetrics* rpc_metrics,
-            GrpcServer* grpc_server);
+  Lifecycle(const Options& options, engine::Engine* engine, RpcMetrics* rpc_metrics,
+            RunningCalls* calls, GrpcServer* grpc_server);
 
   // Serves until SIGTERM or SIGINT, then drains: health says NOT_SERVING, new work is refused, what
-  // runs may end within the drain timeout. A second signal ends the process at once.
+  // runs may end within the drain timeout and gets UNAVAILABLE after it. A second signal ends the
+  // process at once. The port still refuses politely when this returns.
   void Run();
 
   // Any thread.
@@ -43,10 +45,13 @@ class Lifecycle {
   void Watch(std::chrono::steady_clock::time_point now);
   void SetState(EngineState state);
   void Drain();
+  // Until every call that came before the drain has its end; false when that took too long.
+  bool AwaitCalls(std::chrono::milliseconds timeout) const;
 
   const Options options_;
   engine::Engine* engine_;
-  const RpcMetrics* rpc_metrics_;
+  RpcMetrics* rpc_metrics_;
+  RunningCalls* calls_;
   GrpcServer* grpc_server_;
   std::atomic<EngineState> state_{EngineState::kReady};
   Watchdog watchdog_;

@@ -5,6 +5,7 @@
 #include <cstdio>
 #include <cstdlib>
 #include <memory>
+#include <new>
 #include <optional>
 #include <span>
 
@@ -54,7 +55,7 @@ absl::StatusOr<std::unique_ptr<HttpServer>> StartHttp(const ServerConfig& config
   return HttpServer::Start(config.http_listen, std::move(pages));
 }
 
-// Blocks until the server has drained.
+// Ends the process once the server has drained; returns only where it cannot start.
 absl::Status Serve(const ServerConfig& config, const model::Policy& policy) {
   SPOTD_ASSIGN_OR_RETURN(const Security security, LoadSecurity(config));
   SPOTD_ASSIGN_OR_RETURN(const std::unique_ptr<engine::Engine> engine, LoadEngine(config, policy));
@@ -74,12 +75,15 @@ absl::Status Serve(const ServerConfig& config, const model::Policy& policy) {
                          GrpcServer::Start({.listen = config.listen,
                                             .reflection = config.ServesReflection(),
                                             .max_connection_age = config.max_connection_age,
+                                            .keepalive_time = config.keepalive_time,
+                                            .keepalive_timeout = config.keepalive_timeout,
+                                            .min_ping_interval = config.min_ping_interval,
                                             .credentials = security.credentials},
                                            context));
   const MetricsExporter exporter(engine.get(), &rpc_metrics);
   Lifecycle lifecycle(
       {.drain_timeout = config.drain_timeout, .stall_timeout = config.stall_timeout}, engine.get(),
-      &rpc_metrics, grpc_server.get());
+      &rpc_metrics, &calls, grpc_server.get());
   SPOTD_ASSIGN_OR_RETURN(const std::unique_ptr<HttpServer> http,
                          StartHttp(config, exporter, lifecycle));
   Log(LogLevel::kInfo, "serving",
@@ -96,7 +100,9 @@ absl::Status Serve(const ServerConfig& config, const model::Policy& policy) {
                                                   : "token"},
        {"version", kVersion}});
   lifecycle.Run();
-  return absl::OkStatus();
+  // The kernel closes the connections, and a call that arrives meanwhile gets UNAVAILABLE. gRPC's
+  // own shutdown ends such a call with CANCELLED, which a client takes for its own doing.
+  std::_Exit(0);
 }
 
 int Fail(int code, const absl::Status& status) {
@@ -160,5 +166,10 @@ int main(int argc, char** argv) {
   // Debian's Abseil aborts on a potential lock-order inversion, also in release builds, and pays
   // for the bookkeeping.
   absl::SetMutexDeadlockDetectionMode(absl::OnDeadlockCycle::kIgnore);
-  return spotd::server::Main({argv + 1, static_cast<size_t>(argc > 0 ? argc - 1 : 0)});
+  try {
+    return spotd::server::Main({argv + 1, static_cast<size_t>(argc > 0 ? argc - 1 : 0)});
+  } catch (const std::bad_alloc&) {  // a file, or what was made of it, does not fit
+    std::fputs("spotd: out of memory\n", stderr);
+    return spotd::server::kRuntimeError;
+  }
 }

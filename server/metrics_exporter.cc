@@ -73,14 +73,15 @@ void AddLatencies(const Metrics& metrics, MetricFamilies* out) {
 
 void AddTokens(const Metrics& metrics, MetricFamilies* out) {
   out->Counter("spotd_prompt_tokens_total",
-               "Prompt tokens: computed by prefill, found in the session's cache, or shared with "
-               "another session of the tenant");
+               "Prompt tokens: computed, found in the session's cache, found by their content "
+               "(prefix), or computed again because the session had lost their KV (restored)");
   out->Add(metrics.prompt_tokens_computed, {{"source", "computed"}});
   out->Add(metrics.prompt_tokens_session, {{"source", "session"}});
   out->Add(metrics.prompt_tokens_prefix, {{"source", "prefix"}});
-  out->Counter("spotd_prefix_queries_total", "Prompt tokens looked up with other sessions");
+  out->Add(metrics.prompt_tokens_restored, {{"source", "restored"}});
+  out->Counter("spotd_prefix_queries_total", "Prompt tokens looked up by their content");
   out->Add(metrics.prefix_lookup_tokens);
-  out->Counter("spotd_prefix_hits_total", "Of these, tokens that another session had");
+  out->Counter("spotd_prefix_hits_total", "Of these, tokens that were found");
   out->Add(metrics.prompt_tokens_prefix);
   out->Counter("spotd_generation_tokens_total", "Tokens generated");
   out->Add(metrics.generation_tokens);
@@ -104,15 +105,20 @@ void AddCache(const Metrics& metrics, MetricFamilies* out) {
   const int64_t used = metrics.kv_blocks_used;
   const int64_t shared = metrics.kv_blocks_shared;
   out->Gauge("spotd_kv_blocks", "KV blocks by state; the states add up to the capacity");
-  out->Add(total - used, {{"state", "free"}});
+  const int64_t kept = metrics.kv_blocks_kept;
+  out->Add(total - used - kept, {{"state", "free"}});
+  out->Add(kept, {{"state", "kept"}});
   out->Add(used - shared, {{"state", "used"}});
   out->Add(shared, {{"state", "shared"}});
   out->Gauge("spotd_kv_block_bytes", "Bytes of one KV block over all layers");
   out->Add(metrics.kv_bytes_per_block);
   out->Gauge("spotd_kv_usage_ratio", "Share of KV blocks in use, 0 to 1");
   out->Add(total == 0 ? 0.0 : static_cast<double>(used) / total);
-  out->Gauge("spotd_prefix_blocks", "Whole KV blocks that other sessions may share");
+  out->Gauge("spotd_prefix_blocks", "Whole KV blocks that can be found by their content");
   out->Add(metrics.kv_blocks_offered);
+  out->Counter("spotd_kv_kept_given_up_total",
+               "Blocks kept for their content after their last session, given to others");
+  out->Add(metrics.kv_kept_given_up);
   out->Counter("spotd_kv_reclaims_total", "Idle sessions whose KV was dropped to make room");
   out->Add(metrics.kv_reclaims);
   out->Counter("spotd_kv_reclaimed_tokens_total", "Tokens of KV dropped so");

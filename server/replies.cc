@@ -29,6 +29,7 @@ v1::Usage UsageToProto(const engine::Usage& usage) {
   out.set_computed_tokens(usage.computed_tokens);
   out.set_session_tokens(usage.session_tokens);
   out.set_prefix_tokens(usage.prefix_tokens);
+  out.set_restored_tokens(usage.restored_tokens);
   out.set_generated_tokens(usage.generated_tokens);
   return out;
 }

@@ -6,8 +6,8 @@ namespace spotd::server {
 
 RpcMetrics::RpcMetrics() {
   for (const char* method : {"CreateSession", "GetSession", "ListSessions", "DeleteSession",
-                             "ForkSession", "RewindSession", "Append", "Abort", "Trace",
-                             "ListModels", "GetModel", "Tokenize", "Detokenize"}) {
+                             "ForkSession", "RewindSession", "UpdateSession", "Append", "Abort",
+                             "Trace", "ListModels", "GetModel", "Tokenize", "Detokenize"}) {
     outcomes_[{method, "OK", "", ""}] = 0;
   }
   for (const char* method : {"Generate", "Complete"}) {
@@ -20,6 +20,19 @@ RpcMetrics::RpcMetrics() {
                          info.code == absl::StatusCode::kUnavailable;
     if (refusal) rejected_[info.reason] = 0;
   }
+}
+
+bool RpcMetrics::CallStarted() {
+  in_progress_.fetch_add(1);
+  awaited_.fetch_add(1);
+  if (!draining_.load()) return true;
+  awaited_.fetch_sub(1);
+  return false;
+}
+
+void RpcMetrics::CallEnded(bool awaited) {
+  in_progress_.fetch_sub(1);
+  if (awaited) awaited_.fetch_sub(1);
 }
 
 void RpcMetrics::Count(const Outcome& outcome) {

@@ -28,9 +28,12 @@ class RpcMetrics {
   // series that appears with its first event would miss that event.
   RpcMetrics();
 
-  void CallStarted() { in_progress_.fetch_add(1); }
-  void CallEnded() { in_progress_.fetch_sub(1); }
+  // Whether the call is among those that a drain waits for: it came before StartDrain.
+  bool CallStarted();
+  void CallEnded(bool awaited);
   int64_t in_progress() const { return in_progress_.load(); }
+  void StartDrain() { draining_.store(true); }
+  int64_t awaited() const { return awaited_.load(); }
 
   void Count(const Outcome& outcome);
   void CountRejected(const std::string& reason);
@@ -40,6 +43,8 @@ class RpcMetrics {
 
  private:
   std::atomic<int64_t> in_progress_{0};
+  std::atomic<int64_t> awaited_{0};
+  std::atomic<bool> draining_{false};
   mutable std::mutex mutex_;
   std::map<Outcome, uint64_t> outcomes_;      // guarded by mutex_
   std::map<std::string, uint64_t> rejected_;  // guarded by mutex_

@@ -1,5 +1,7 @@
 #include "server/running_calls.h"
 
+#include <vector>
+
 namespace spotd::server {
 
 RunningCalls::Handle& RunningCalls::Handle::operator=(Handle&& other) noexcept {
@@ -14,9 +16,10 @@ RunningCalls::Handle::~Handle() {
   if (calls_ != nullptr) calls_->Remove(key_);
 }
 
-RunningCalls::Handle RunningCalls::Add(Names names, std::shared_ptr<engine::CancelToken> cancel) {
+RunningCalls::Handle RunningCalls::Add(Names names, std::shared_ptr<engine::CancelToken> cancel,
+                                       std::function<void()> on_end) {
   const std::lock_guard lock(mutex_);
-  calls_[next_key_] = {std::move(names), std::move(cancel)};
+  calls_[next_key_] = {std::move(names), std::move(cancel), std::move(on_end)};
   return Handle(this, next_key_++);
 }
 
@@ -25,26 +28,37 @@ void RunningCalls::Remove(uint64_t key) {
   calls_.erase(key);
 }
 
-template <typename F>
-int32_t RunningCalls::AbortIf(const F& matches) {
-  const std::lock_guard lock(mutex_);
-  int32_t aborted = 0;
-  for (const auto& [key, call] : calls_) {
-    if (!matches(call.names)) continue;
-    call.cancel->Abort();
-    ++aborted;
+template <typename Matches>
+int32_t RunningCalls::EndIf(const Matches& matches, void (engine::CancelToken::*end)()) {
+  std::vector<std::function<void()>> told;
+  int32_t ended = 0;
+  {
+    const std::lock_guard lock(mutex_);
+    for (const auto& [key, call] : calls_) {
+      if (!matches(call.names)) continue;
+      ((*call.cancel).*end)();
+      if (call.on_end != nullptr) told.push_back(call.on_end);
+      ++ended;
+    }
   }
-  return aborted;
+  for (const auto& on_end : told) on_end();
+  return ended;
+}
+
+void RunningCalls::DrainAll() {
+  EndIf([](const Names&) { return true; }, &engine::CancelToken::Drain);
 }
 
 int32_t RunningCalls::AbortCall(const std::string& tenant, const std::string& call_id) {
-  return AbortIf(
-      [&](const Names& names) { return names.tenant == tenant && names.call_id == call_id; });
+  return EndIf(
+      [&](const Names& names) { return names.tenant == tenant && names.call_id == call_id; },
+      &engine::CancelToken::Abort);
 }
 
 int32_t RunningCalls::AbortSession(const std::string& tenant, const std::string& session) {
-  return AbortIf(
-      [&](const Names& names) { return names.tenant == tenant && names.session == session; });
+  return EndIf(
+      [&](const Names& names) { return names.tenant == tenant && names.session == session; },
+      &engine::CancelToken::Abort);
 }
 
 bool RunningCalls::EnterUpload() {

@@ -5,6 +5,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <map>
 #include <memory>
 #include <mutex>
@@ -40,11 +41,15 @@ class RunningCalls {
     RunningCalls* calls_ = nullptr;
     uint64_t key_ = 0;
   };
-  Handle Add(Names names, std::shared_ptr<engine::CancelToken> cancel);
+  // `on_end` is told when the call has been ended through `cancel`, by whoever ends it.
+  Handle Add(Names names, std::shared_ptr<engine::CancelToken> cancel,
+             std::function<void()> on_end = nullptr);
 
   // Ends the tenant's calls with this id, or on this session. Returns how many.
   int32_t AbortCall(const std::string& tenant, const std::string& call_id);
   int32_t AbortSession(const std::string& tenant, const std::string& session);
+  // Ends every call: the server waits no longer.
+  void DrainAll();
 
   // False when as many uploads are going on as may; else LeaveUpload must follow.
   [[nodiscard]] bool EnterUpload();
@@ -55,9 +60,10 @@ class RunningCalls {
   struct Running {
     Names names;
     std::shared_ptr<engine::CancelToken> cancel;
+    std::function<void()> on_end;
   };
-  template <typename F>
-  int32_t AbortIf(const F& matches);
+  template <typename Matches>
+  int32_t EndIf(const Matches& matches, void (engine::CancelToken::*end)());
   void Remove(uint64_t key);
 
   const int32_t max_uploads_;

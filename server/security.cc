@@ -7,7 +7,6 @@
 #include "runtime/model/model_source.h"
 #include "runtime/model/selector.h"
 #include "runtime/text/tokenizer.h"
-#include "server/tls.h"
 
 namespace spotd::server {
 
@@ -19,11 +18,12 @@ absl::StatusOr<Security> LoadSecurity(const ServerConfig& config) {
                                                   .reload_interval = config.reload_interval}));
   }
   if (config.uses_tls()) {
-    SPOTD_ASSIGN_OR_RETURN(security.credentials,
-                           NewTlsCredentials({.cert = config.tls_cert,
-                                              .key = config.tls_key,
-                                              .client_ca = config.tls_client_ca,
-                                              .reload_interval = config.reload_interval}));
+    SPOTD_ASSIGN_OR_RETURN(security.tls,
+                           TlsReloader::Create({.cert = config.tls_cert,
+                                                .key = config.tls_key,
+                                                .client_ca = config.tls_client_ca,
+                                                .reload_interval = config.reload_interval}));
+    security.credentials = security.tls->credentials();
     if (config.auth_health) {
       security.credentials->SetAuthMetadataProcessor(NewHealthGuard(*security.authenticator));
     }

@@ -6,6 +6,7 @@
 #include "absl/status/statusor.h"
 #include "server/authenticator.h"
 #include "server/config.h"
+#include "server/tls.h"
 
 namespace grpc {
 class ServerCredentials;
@@ -15,8 +16,9 @@ namespace spotd::server {
 
 struct Security {
   std::unique_ptr<Authenticator> authenticator;  // null: every caller is the default tenant
-  std::shared_ptr<grpc::ServerCredentials>
-      credentials;  // null: plaintext; not to outlive the above
+  std::unique_ptr<TlsReloader> tls;              // null: plaintext
+  // Of `tls`; null: plaintext. Not to outlive the above.
+  std::shared_ptr<grpc::ServerCredentials> credentials;
 };
 
 // Reads the files. INVALID_ARGUMENT names the option or the file at fault.

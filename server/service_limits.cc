@@ -23,6 +23,10 @@ void AddServiceLimits(ServiceLimits* limits, OptionTable* table) {
              &limits->tenant_kv_percent, 1, 100);
   table->Add("prefix_sharing", "A tenant's sessions that begin alike share the beginning's KV.",
              &limits->prefix_sharing);
+  table->Add("prefix_cache_percent",
+             "Share of the KV cache that may keep beginnings after their last session; given up "
+             "before anything else; 0 = none.",
+             &limits->prefix_cache_percent, 0, 100);
   table->Add("trace_memory", "Memory for recorded traces, all together.", &limits->trace_memory);
   table->Add("allowed_policies", "Policies that clients may choose, comma-separated, or all.",
              &limits->allowed_policies);

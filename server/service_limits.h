@@ -20,6 +20,7 @@ struct ServiceLimits {
   int32_t tenant_max_requests = 0;
   int32_t tenant_kv_percent = 100;
   bool prefix_sharing = true;
+  int32_t prefix_cache_percent = 50;
   ByteSize trace_memory{64u << 20};
   std::string allowed_policies = "all";  // or names, separated by commas
   int32_t policy_min_tokens = 0;

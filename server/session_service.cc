@@ -1,5 +1,6 @@
 #include <algorithm>
 #include <memory>
+#include <set>
 #include <string>
 
 #include "google/protobuf/empty.pb.h"
@@ -18,10 +19,10 @@ constexpr int32_t kDefaultPageSize = 100;
 constexpr int32_t kMaxPageSize = 1000;
 
 using S = v1::SessionService;
-using RawService = S::WithRawCallbackMethod_CreateSession<
-    S::WithRawCallbackMethod_GetSession<S::WithRawCallbackMethod_ListSessions<
-        S::WithRawCallbackMethod_DeleteSession<S::WithRawCallbackMethod_ForkSession<
-            S::WithRawCallbackMethod_RewindSession<S::Service>>>>>>;
+using RawService = S::WithRawCallbackMethod_CreateSession<S::WithRawCallbackMethod_GetSession<
+    S::WithRawCallbackMethod_ListSessions<S::WithRawCallbackMethod_DeleteSession<
+        S::WithRawCallbackMethod_ForkSession<S::WithRawCallbackMethod_RewindSession<
+            S::WithRawCallbackMethod_UpdateSession<S::Service>>>>>>>;
 
 // The options a client gave for a new session, its policy laid over `base`.
 absl::StatusOr<engine::SessionOptions> ToOptions(const v1::Session& session,
@@ -41,6 +42,26 @@ absl::StatusOr<engine::SessionOptions> ToOptions(const v1::Session& session,
                            ToUnixMilliseconds(session.expire_time(), "session.expire_time"));
   }
   return options;
+}
+
+// The fields to change: those of the mask, or else those that are set.
+absl::StatusOr<std::set<std::string>> UpdatePaths(const v1::UpdateSessionRequest& request) {
+  static const std::set<std::string> kAll = {"display_name", "policy", "ttl", "expire_time"};
+  const v1::Session& session = request.session();
+  std::set<std::string> paths;
+  if (!request.has_update_mask()) {
+    if (!session.display_name().empty()) paths.insert("display_name");
+    if (session.has_policy()) paths.insert("policy");
+    if (session.has_ttl()) paths.insert("ttl");
+    if (session.has_expire_time()) paths.insert("expire_time");
+    return paths;
+  }
+  for (const std::string& path : request.update_mask().paths()) {
+    if (path == "*") return kAll;
+    if (!kAll.contains(path)) return FieldError("update_mask", "names what cannot be changed");
+    paths.insert(path);
+  }
+  return paths;
 }
 
 absl::StatusOr<v1::Session> ToReply(const absl::StatusOr<engine::SessionInfo>& session) {
@@ -76,6 +97,15 @@ class SessionServiceImpl final : public RawService {
         context_, "ListSessions", {context, in, out},
         [this](const v1::ListSessionsRequest& request, const std::string& tenant) {
           return List(request, tenant);
+        });
+  }
+  grpc::ServerUnaryReactor* UpdateSession(grpc::CallbackServerContext* context,
+                                          const grpc::ByteBuffer* in,
+                                          grpc::ByteBuffer* out) override {
+    return RunUnary<v1::UpdateSessionRequest, v1::Session>(
+        context_, "UpdateSession", {context, in, out},
+        [this](const v1::UpdateSessionRequest& request, const std::string& tenant) {
+          return Update(request, tenant);
         });
   }
   grpc::ServerUnaryReactor* DeleteSession(grpc::CallbackServerContext* context,
@@ -142,6 +172,28 @@ class SessionServiceImpl final : public RawService {
       *response.add_sessions() = ToProto(session);
     }
     return response;
+  }
+
+  absl::StatusOr<v1::Session> Update(const v1::UpdateSessionRequest& request,
+                                     const std::string& tenant) const {
+    const v1::Session& session = request.session();
+    SPOTD_ASSIGN_OR_RETURN(const std::string id, SessionId(session.name(), "session.name"));
+    SPOTD_ASSIGN_OR_RETURN(const std::set<std::string> paths, UpdatePaths(request));
+    SPOTD_ASSIGN_OR_RETURN(const engine::SessionInfo before, engine().GetSession({id, tenant}));
+    SPOTD_ASSIGN_OR_RETURN(const engine::SessionOptions given,
+                           ToOptions(session, before.policy, engine()));
+    engine::SessionUpdate update;
+    if (paths.contains("display_name")) update.display_name = given.display_name;
+    if (paths.contains("policy")) {
+      update.policy = given.policy.value_or(engine().options().default_policy);
+    }
+    if (paths.contains("ttl")) update.ttl = given.ttl;
+    if (paths.contains("expire_time")) update.expire_time_ms = given.expire_time_ms;
+    update.expiry = paths.contains("ttl") || paths.contains("expire_time");
+    if (update.ttl && update.expire_time_ms) {
+      return FieldError("session.expire_time", "cannot be set together with ttl");
+    }
+    return ToReply(engine().UpdateSession({id, tenant, session.etag()}, update));
   }
 
   absl::StatusOr<google::protobuf::Empty> Delete(const v1::DeleteSessionRequest& request,

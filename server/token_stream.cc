@@ -3,6 +3,7 @@
 #include <utility>
 
 #include "kernels/core/status.h"
+#include "runtime/engine/out_of_memory.h"
 #include "server/generate_request.h"
 #include "server/replies.h"
 #include "server/status_map.h"
@@ -26,7 +27,8 @@ grpc::ServerWriteReactor<grpc::ByteBuffer>* TokenStream::Start(const ServiceCont
   const std::shared_ptr<TokenStream> stream(new TokenStream(context, call));
   stream->KeepAlive();
   const bool queued = context.workers->Submit([stream, request] {
-    if (absl::Status status = stream->Submit(request); !status.ok()) {
+    absl::Status status = engine::GuardMemory([&] { return stream->Submit(request); });
+    if (!status.ok()) {
       stream->OnDone(std::move(status));
     }
   });

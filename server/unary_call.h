@@ -9,6 +9,8 @@
 #include <utility>
 
 #include "absl/status/statusor.h"
+#include "kernels/core/status.h"
+#include "runtime/engine/out_of_memory.h"
 #include "server/call.h"
 #include "server/generate_request.h"
 #include "server/service_context.h"
@@ -30,14 +32,14 @@ grpc::ServerUnaryReactor* RunUnary(
   grpc::ServerUnaryReactor* reactor = raw.context->DefaultReactor();
   auto call = std::make_shared<Call>(context, method, raw.context);
   const bool queued = context.workers->Submit([=, handle = std::move(handle)] {
-    Request request;
-    absl::Status status = call->identity().status();
-    if (status.ok()) status = ParseMessage(*raw.request, &request);
-    if (status.ok()) {
-      absl::StatusOr<Response> response = handle(request, call->tenant());
-      status = response.status();
-      if (response.ok()) *raw.response = SerializeMessage(*response);
-    }
+    const absl::Status status = engine::GuardMemory([&]() -> absl::Status {
+      SPOTD_RETURN_IF_ERROR(call->identity().status());
+      Request request;
+      SPOTD_RETURN_IF_ERROR(ParseMessage(*raw.request, &request));
+      SPOTD_ASSIGN_OR_RETURN(const Response response, handle(request, call->tenant()));
+      *raw.response = SerializeMessage(response);
+      return absl::OkStatus();
+    });
     reactor->Finish(call->Finish(status));
   });
   if (!queued) reactor->Finish(call->Finish(ServerBusy()));

@@ -10,7 +10,7 @@ Everything the server can do is in the generated modules (proto/spotd/v1); this 
 """
 import pathlib
 import sys
-from typing import Callable, Iterator, NamedTuple, Optional
+from typing import Callable, Iterable, Iterator, NamedTuple, Optional
 
 sys.path.insert(0, str(pathlib.Path(__file__).parent / "generated"))
 
@@ -123,6 +123,12 @@ class Client:
     def rewind_session(self, name: str, token_count: int) -> sessions_pb2.Session:
         return self._call(self._sessions.RewindSession,
                           sessions_pb2.RewindSessionRequest(name=name, token_count=token_count))
+
+    def update_session(self, session: sessions_pb2.Session, fields: Iterable[str]) -> sessions_pb2.Session:
+        """Takes over the named fields: "display_name", "policy", "ttl", "expire_time"."""
+        request = sessions_pb2.UpdateSessionRequest(session=session)
+        request.update_mask.paths.extend(fields)
+        return self._call(self._sessions.UpdateSession, request)
 
     def delete_session(self, name: str) -> None:
         self._call(self._sessions.DeleteSession, sessions_pb2.DeleteSessionRequest(name=name))

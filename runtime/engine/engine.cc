@@ -11,6 +11,7 @@
 #include "runtime/engine/engine_loop.h"
 #include "runtime/engine/error_reasons.h"
 #include "runtime/engine/errors.h"
+#include "runtime/engine/out_of_memory.h"
 #include "runtime/engine/prompt_encoder.h"
 #include "runtime/engine/request_check.h"
 #include "runtime/engine/session_registry.h"
@@ -323,6 +324,8 @@ absl::StatusOr<std::unique_ptr<Engine>> Engine::Create(
   SPOTD_ASSIGN_OR_RETURN(auto store, kvstore::KvStore::Create(
                                          device.get(), model->KvLayoutFor(options.selector_format),
                                          options.kv_memory_bytes));
+  store->KeepPrefixes(
+      static_cast<int32_t>(options.prefix_cache_share * store->stats().blocks_total));
   model->AttachStore(store.get());
   EngineOptions actual = options;
   actual.max_running = std::min(options.max_running, model->limits().max_batch);
@@ -338,14 +341,16 @@ Engine::~Engine() = default;
 template <typename Request, typename Report>
 void Engine::Impl::Submit(Request request, Report report) {
   unfinished.fetch_add(1);
-  if (auto item = Prepare(&request); item.ok()) {
-    queue.Put(*std::move(item));
-  } else {
-    queue.Put([this, status = item.status(), report = std::move(report)] {
-      report(status);
-      unfinished.fetch_sub(1);
-    });
-  }
+  const absl::Status status = GuardMemory([&]() -> absl::Status {
+    SPOTD_ASSIGN_OR_RETURN(SubmitQueue::Item item, Prepare(&request));
+    queue.Put(std::move(item));
+    return absl::OkStatus();
+  });
+  if (status.ok()) return;
+  queue.Put([this, status, report = std::move(report)] {
+    report(status);
+    unfinished.fetch_sub(1);
+  });
 }
 
 void Engine::Append(AppendRequest request) {
@@ -359,14 +364,16 @@ void Engine::Generate(GenerateRequest request) {
 }
 
 absl::StatusOr<SessionInfo> Engine::CreateSession(const SessionOptions& options) {
-  SPOTD_RETURN_IF_ERROR(impl_->CheckRunning());
-  SPOTD_RETURN_IF_ERROR(CheckSessionOptions(options));
-  const model::Policy policy = options.policy.value_or(impl_->options.default_policy);
-  SPOTD_RETURN_IF_ERROR(CheckPolicy(policy, has_selector()));
-  if (options.policy) {
-    SPOTD_RETURN_IF_ERROR(CheckPolicyBounds(policy, impl_->options.policy_bounds));
-  }
-  return impl_->registry.Create(options, policy);
+  return GuardMemory([&]() -> absl::StatusOr<SessionInfo> {
+    SPOTD_RETURN_IF_ERROR(impl_->CheckRunning());
+    SPOTD_RETURN_IF_ERROR(CheckSessionOptions(options));
+    const model::Policy policy = options.policy.value_or(impl_->options.default_policy);
+    SPOTD_RETURN_IF_ERROR(CheckPolicy(policy, has_selector()));
+    if (options.policy) {
+      SPOTD_RETURN_IF_ERROR(CheckPolicyBounds(policy, impl_->options.policy_bounds));
+    }
+    return impl_->registry.Create(options, policy);
+  });
 }
 
 absl::StatusOr<SessionInfo> Engine::GetSession(const SessionRef& ref) {
@@ -375,6 +382,20 @@ absl::StatusOr<SessionInfo> Engine::GetSession(const SessionRef& ref) {
 
 std::vector<SessionInfo> Engine::ListSessions(const SessionRef& after, int32_t limit) {
   return impl_->registry.List(after, limit);
+}
+
+absl::StatusOr<SessionInfo> Engine::UpdateSession(const SessionRef& ref,
+                                                  const SessionUpdate& update) {
+  return GuardMemory([&]() -> absl::StatusOr<SessionInfo> {
+    SessionOptions changed;
+    changed.display_name = update.display_name.value_or("");
+    SPOTD_RETURN_IF_ERROR(CheckSessionOptions(changed));
+    if (update.policy) {
+      SPOTD_RETURN_IF_ERROR(CheckPolicy(*update.policy, has_selector()));
+      SPOTD_RETURN_IF_ERROR(CheckPolicyBounds(*update.policy, impl_->options.policy_bounds));
+    }
+    return impl_->registry.Update(ref, update);
+  });
 }
 
 absl::Status Engine::DeleteSession(const SessionRef& ref) {
@@ -391,26 +412,28 @@ absl::Status Engine::DeleteSession(const SessionRef& ref) {
 
 absl::StatusOr<SessionInfo> Engine::ForkSession(const SessionRef& ref,
                                                 const SessionOptions& options) {
-  SPOTD_RETURN_IF_ERROR(impl_->CheckRunning());
-  SPOTD_RETURN_IF_ERROR(CheckSessionOptions(options));
-  if (options.policy) {
-    SPOTD_RETURN_IF_ERROR(CheckPolicy(*options.policy, has_selector()));
-    SPOTD_RETURN_IF_ERROR(CheckPolicyBounds(*options.policy, impl_->options.policy_bounds));
-  }
-  SessionOptions own = options;
-  own.tenant = ref.tenant;
-  Completion done;
-  bool posted = false;
-  const auto post = [&](std::shared_ptr<Session> from, std::shared_ptr<Session> to) {
-    posted = true;
-    impl_->queue.Put([this, done, from = std::move(from), to = std::move(to)] {
-      impl_->loop.ForkKv(from.get(), to.get());
-      done.Notify();
-    });
-  };
-  SPOTD_ASSIGN_OR_RETURN(const std::string fork, impl_->registry.Fork(ref, own, post));
-  if (posted) done.Wait();
-  return impl_->registry.Get({fork, ref.tenant});
+  return GuardMemory([&]() -> absl::StatusOr<SessionInfo> {
+    SPOTD_RETURN_IF_ERROR(impl_->CheckRunning());
+    SPOTD_RETURN_IF_ERROR(CheckSessionOptions(options));
+    if (options.policy) {
+      SPOTD_RETURN_IF_ERROR(CheckPolicy(*options.policy, has_selector()));
+      SPOTD_RETURN_IF_ERROR(CheckPolicyBounds(*options.policy, impl_->options.policy_bounds));
+    }
+    SessionOptions own = options;
+    own.tenant = ref.tenant;
+    Completion done;
+    bool posted = false;
+    const auto post = [&](std::shared_ptr<Session> from, std::shared_ptr<Session> to) {
+      posted = true;
+      impl_->queue.Put([this, done, from = std::move(from), to = std::move(to)] {
+        impl_->loop.ForkKv(from.get(), to.get());
+        done.Notify();
+      });
+    };
+    SPOTD_ASSIGN_OR_RETURN(const std::string fork, impl_->registry.Fork(ref, own, post));
+    if (posted) done.Wait();
+    return impl_->registry.Get({fork, ref.tenant});
+  });
 }
 
 absl::StatusOr<SessionInfo> Engine::RewindSession(const SessionRef& ref, int32_t tokens) {

@@ -78,9 +78,12 @@ struct EngineOptions {
   PolicyBounds policy_bounds;
   int32_t max_waiting =
       256;  // requests queued behind the running ones; more get RESOURCE_EXHAUSTED at once
-  int64_t max_waiting_tokens = 0;       // prompt tokens of requests not yet begun; 0 = no bound
-  int32_t max_running = 64;             // sequences decoded together, <= Limits::max_batch
-  bool prefix_sharing = true;           // sessions of one tenant that begin alike share KV
+  int64_t max_waiting_tokens = 0;  // prompt tokens of requests not yet begun; 0 = no bound
+  int32_t max_running = 64;        // sequences decoded together, <= Limits::max_batch
+  bool prefix_sharing = true;      // sessions of one tenant that begin alike share KV
+  // Share of the KV blocks that may keep beginnings which no session holds any longer. What is kept
+  // is given up before anything else where others need the room.
+  double prefix_cache_share = 0;
   size_t max_record_bytes = 64u << 20;  // of recorded selections, all together
   // A reply whose reader has been behind for so long gives up its place to one that waits.
   std::chrono::milliseconds reader_patience{1000};
@@ -102,6 +105,15 @@ struct SessionOptions {
   std::optional<int64_t> expire_time_ms = {};  // removed then, used or not; instead of `ttl`
   // Not empty: the tenant's session made for the same id is the answer, where there is one.
   std::string request_id = {};
+};
+
+// What UpdateSession changes.
+struct SessionUpdate {
+  std::optional<std::string> display_name = {};
+  std::optional<model::Policy> policy = {};
+  bool expiry = false;  // whether the next two replace what the session has
+  std::optional<std::chrono::milliseconds> ttl = {};
+  std::optional<int64_t> expire_time_ms = {};
 };
 
 // Names a session for one caller. Implicit from an id, which is the default tenant's.
@@ -130,7 +142,7 @@ struct SessionInfo {
   int64_t update_time_ms = 0;
   int64_t ttl_ms = 0;          // 0 = not removed for being idle
   int64_t expire_time_ms = 0;  // as things stand; 0 = never
-  std::string etag;            // changes with the tokens
+  std::string etag;            // changes with the tokens and by UpdateSession
 };
 
 class Engine {
@@ -147,6 +159,7 @@ class Engine {
   absl::StatusOr<SessionInfo> GetSession(const SessionRef& ref);
   // The tenant's sessions whose id sorts after `after.id`, at most `limit`, in id order.
   std::vector<SessionInfo> ListSessions(const SessionRef& after, int32_t limit);
+  absl::StatusOr<SessionInfo> UpdateSession(const SessionRef& ref, const SessionUpdate& update);
   absl::Status DeleteSession(const SessionRef& ref);  // cancels what runs on it
   // The new session is the same tenant's, whatever the options say.
   absl::StatusOr<SessionInfo> ForkSession(const SessionRef& ref, const SessionOptions& options);

@@ -120,7 +120,9 @@ void EngineLoop::Begin(Sequence* sequence, int32_t cached, int32_t from_prefix) 
 }
 
 absl::Status EngineLoop::CheckTenantKv(const Sequence& sequence, int32_t blocks) {
-  if (options_.tenant_kv_share >= 1 || sequence.preempted()) return absl::OkStatus();
+  if (options_.tenant_kv_share >= 1 || sequence.preempted() || blocks == 0) {
+    return absl::OkStatus();
+  }
   const auto limit = static_cast<int32_t>(options_.tenant_kv_share * store_->stats().blocks_total);
   const int32_t pinned = reclaimer_.PinnedBlocks(sequence.tenant());
   if (pinned + blocks > limit) {
@@ -178,6 +180,7 @@ bool EngineLoop::MakePlaceFor(const Sequence& sequence) {
 
 void EngineLoop::Preempt(Sequence* sequence) {
   Session& session = sequence->session();
+  session.had_kv = std::max(session.had_kv, session.table.num_tokens());
   store_->Truncate(&session.table, 0);
   reclaimer_.Unpin(&session);
   registry_->PublishKv(session);

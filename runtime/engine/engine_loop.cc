@@ -2,6 +2,9 @@
 
 #include <algorithm>
 #include <chrono>
+#include <cstdio>
+#include <cstdlib>
+#include <new>
 #include <optional>
 #include <utility>
 
@@ -63,6 +66,15 @@ EngineLoop::EngineLoop(const EngineParts& parts, const LoopOptions& options)
 }
 
 void EngineLoop::Run() {
+  try {
+    RunUntilClosed();
+  } catch (const std::bad_alloc&) {  // in the middle of a step: nothing it holds can be trusted
+    std::fputs("spotd: the engine has no memory left to go on\n", stderr);
+    std::abort();
+  }
+}
+
+void EngineLoop::RunUntilClosed() {
   while (!queue_->closed()) {
     metrics_->engine_beats.fetch_add(1);
     TakeSubmitted();
@@ -181,6 +193,12 @@ std::vector<Sequence*> EngineLoop::ReserveForDecode(const std::vector<Sequence*>
   std::vector<Sequence*> batch;
   for (Sequence* sequence : planned) {
     kvstore::BlockTable* table = &sequence->session().table;
+    const int32_t needed = store_->BlocksNeeded(*table, 1);
+    if (const absl::Status status = CheckTenantKv(*sequence, needed); !status.ok()) {
+      End(sequence, status);
+      progressed_ = true;
+      continue;
+    }
     reclaimer_.MakeRoom(*table, 1);
     if (store_->Reserve(table, 1).ok()) batch.push_back(sequence);
   }
@@ -297,6 +315,7 @@ void EngineLoop::End(Sequence* sequence, const absl::Status& status) {
   Session& session = sequence->session();
   const bool keep = !session.id.empty() && !session.deleted;
   const int32_t cached = session.table.num_tokens();
+  session.had_kv = sequence->KvToKeep(std::max(session.had_kv, cached));
   store_->Truncate(&session.table, keep ? sequence->KvToKeep(cached) : 0);
   reclaimer_.Unpin(&session);
   registry_->PublishKv(session);
@@ -321,6 +340,7 @@ void EngineLoop::RemoveEnded() {
 
 void EngineLoop::ForkKv(Session* from, Session* to) {
   to->table = store_->Fork(from->table);
+  to->had_kv = std::max(from->had_kv, from->table.num_tokens());
   to->last_used = from->last_used;
   to->audit = from->audit;
   registry_->PublishKv(*to);
@@ -328,7 +348,9 @@ void EngineLoop::ForkKv(Session* from, Session* to) {
 }
 
 void EngineLoop::TruncateKv(Session* session, int32_t tokens) {
-  store_->Truncate(&session->table, std::min(session->table.num_tokens(), std::max(tokens - 1, 0)));
+  const int32_t keep = std::max(tokens - 1, 0);
+  session->had_kv = std::min(std::max(session->had_kv, session->table.num_tokens()), keep);
+  store_->Truncate(&session->table, std::min(session->table.num_tokens(), keep));
   registry_->PublishKv(*session);
   PublishGauges();
 }
@@ -345,6 +367,8 @@ void EngineLoop::PublishGauges() {
   metrics_->kv_blocks_total.store(stats.blocks_total);
   metrics_->kv_blocks_used.store(stats.blocks_used);
   metrics_->kv_blocks_shared.store(stats.blocks_shared);
+  metrics_->kv_blocks_kept.store(stats.blocks_kept);
+  metrics_->kv_kept_given_up.store(stats.kept_given_up);
   metrics_->kv_bytes_per_block.store(static_cast<int64_t>(stats.bytes_per_block));
   metrics_->kv_copies_on_write.store(stats.copies_on_write);
   metrics_->kv_blocks_offered.store(stats.blocks_offered);

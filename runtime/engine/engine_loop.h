@@ -63,7 +63,8 @@ class EngineLoop {
  public:
   EngineLoop(const EngineParts& parts, const LoopOptions& options);
 
-  // Until the queue is closed; then every sequence ends with CANCELLED.
+  // Until the queue is closed; then every sequence ends with CANCELLED. Ends the process, with a
+  // message, where it finds no memory.
   void Run();
 
   // Commands: called on the engine thread, through the queue.
@@ -73,6 +74,7 @@ class EngineLoop {
   void DropDeleted(Session* session);
 
  private:
+  void RunUntilClosed();
   void TakeSubmitted();
   void DropExpired();
   void WaitForWork();

@@ -4,6 +4,7 @@
 
 #include "absl/strings/cord.h"
 #include "runtime/engine/error_reasons.h"
+#include "runtime/engine/out_of_memory.h"
 
 namespace spotd::engine {
 namespace {
@@ -97,6 +98,11 @@ ErrorDetails GetErrorDetails(const absl::Status& status) {
   ErrorDetails details;
   details.reason = ReasonOf(status.code());
   return details;
+}
+
+absl::Status OutOfMemory() {
+  return MakeError(absl::StatusCode::kResourceExhausted, "there is no memory for this call",
+                   {.reason = reason::kServerBusy, .retry_after = std::chrono::seconds(1)});
 }
 
 }  // namespace spotd::engine

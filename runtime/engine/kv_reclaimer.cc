@@ -69,6 +69,7 @@ void KvReclaimer::MakeRoom(const kvstore::BlockTable& table, int32_t tokens) {
 void KvReclaimer::Drop(Session* session) {
   metrics_->kv_reclaims.fetch_add(1);
   metrics_->kv_reclaimed_tokens.fetch_add(session->table.num_tokens());
+  session->had_kv = std::max(session->had_kv, session->table.num_tokens());
   store_->Truncate(&session->table, 0);
   registry_->PublishKv(*session);
 }

@@ -61,12 +61,15 @@ struct Metrics {
   std::atomic<int64_t> kv_blocks_total{0};
   std::atomic<int64_t> kv_blocks_used{0};
   std::atomic<int64_t> kv_blocks_shared{0};
+  std::atomic<int64_t> kv_blocks_kept{0};     // no session's, kept for their content
+  std::atomic<uint64_t> kv_kept_given_up{0};  // of these, given to others
   std::atomic<int64_t> kv_bytes_per_block{0};
   std::atomic<uint64_t> kv_copies_on_write{0};
   std::atomic<uint64_t> prompt_tokens_computed{0};
   std::atomic<uint64_t> prompt_tokens_session{0};
-  std::atomic<uint64_t> prompt_tokens_prefix{0};  // adopted from other sessions
-  std::atomic<uint64_t> prefix_lookup_tokens{0};  // that could have been adopted
+  std::atomic<uint64_t> prompt_tokens_prefix{0};    // found by content
+  std::atomic<uint64_t> prompt_tokens_restored{0};  // computed again: reclaimed since
+  std::atomic<uint64_t> prefix_lookup_tokens{0};    // that could have been adopted
   std::atomic<uint64_t> generation_tokens{0};
   std::atomic<uint64_t> engine_steps{0};
   std::atomic<double> engine_last_step_timestamp{0};  // Unix seconds

@@ -61,10 +61,12 @@ struct Sampling {
 // cause counts. Thread-safe.
 class CancelToken {
  public:
-  enum class Cause : uint8_t { kNone, kClient, kAborted };
+  enum class Cause : uint8_t { kNone, kClient, kAborted, kDrained };
   void Cancel() { Set(Cause::kClient); }
   // By someone else than the caller.
   void Abort() { Set(Cause::kAborted); }
+  // By a server that shuts down and waits no longer.
+  void Drain() { Set(Cause::kDrained); }
   Cause cause() const { return cause_.load(std::memory_order_relaxed); }
   bool cancelled() const { return cause() != Cause::kNone; }
 
@@ -87,14 +89,16 @@ struct Timings {
   double total = 0;    // submitted -> finished
 };
 
-// prompt_tokens == computed_tokens + session_tokens + prefix_tokens, always. An Append's prompt is
-// the session with what it appended; its newest token counts as computed, though its KV is written
-// when it is decoded.
+// prompt_tokens == computed_tokens + session_tokens + prefix_tokens + restored_tokens, always. An
+// Append's prompt is the session with what it appended; its newest token counts as computed, though
+// its KV is written when it is decoded. What a preempted request computes a second time counts
+// once, as what it was the first time.
 struct Usage {
   int32_t prompt_tokens = 0;     // the context the first generated token saw
   int32_t computed_tokens = 0;   // of these, computed by this request
   int32_t session_tokens = 0;    // of these, already in the session's cache
-  int32_t prefix_tokens = 0;     // of these, computed before for another session of the tenant
+  int32_t prefix_tokens = 0;     // of these, found by content: computed before for the tenant
+  int32_t restored_tokens = 0;   // of these, computed again: the session had lost their KV
   int32_t generated_tokens = 0;  // an end-of-sequence token included
 };
 

@@ -241,4 +241,22 @@ absl::Status CheckUtf8(std::string_view text, std::string_view field) {
                     .metadata = {{"byte", std::to_string(*offset)}}});
 }
 
+absl::Status StatusOf(CancelToken::Cause cause) {
+  switch (cause) {
+    case CancelToken::Cause::kClient:
+      return MakeError(absl::StatusCode::kCancelled, "the call was cancelled",
+                       {.reason = reason::kCancelled});
+    case CancelToken::Cause::kAborted:
+      return MakeError(absl::StatusCode::kCancelled, "the call was aborted by another",
+                       {.reason = reason::kCallAborted});
+    case CancelToken::Cause::kDrained:
+      return MakeError(absl::StatusCode::kUnavailable,
+                       "the server shut down before the call had come to its end",
+                       {.reason = reason::kDraining});
+    case CancelToken::Cause::kNone:
+      break;
+  }
+  return absl::OkStatus();
+}
+
 }  // namespace spotd::engine

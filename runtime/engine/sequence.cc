@@ -7,6 +7,7 @@
 #include "kernels/core/status.h"
 #include "runtime/engine/error_reasons.h"
 #include "runtime/engine/errors.h"
+#include "runtime/engine/request_check.h"
 
 namespace spotd::engine {
 namespace {
@@ -57,6 +58,10 @@ Sequence::Sequence(GenerateRequest request, SequenceSetup setup, GenerationSetup
   generation_.emplace(std::move(request), std::move(generation), room);
 }
 
+Sequence::~Sequence() {
+  if (state_ == State::kWaiting) metrics_->requests_waiting.fetch_sub(1);
+}
+
 const RequestHead& Sequence::head() const {
   if (generation_) return generation_->request;
   return append_;
@@ -81,16 +86,7 @@ absl::Status Sequence::Interrupted(Clock::time_point now) const {
     return MakeError(absl::StatusCode::kCancelled, "the session was deleted",
                      {.reason = reason::kSessionDeleted, .metadata = {{"session", claim_->id}}});
   }
-  switch (head().cancel->cause()) {
-    case CancelToken::Cause::kClient:
-      return MakeError(absl::StatusCode::kCancelled, "the call was cancelled",
-                       {.reason = reason::kCancelled});
-    case CancelToken::Cause::kAborted:
-      return MakeError(absl::StatusCode::kCancelled, "the call was aborted by another",
-                       {.reason = reason::kCallAborted});
-    case CancelToken::Cause::kNone:
-      break;
-  }
+  SPOTD_RETURN_IF_ERROR(StatusOf(head().cancel->cause()));
   if (head().deadline && now >= *head().deadline) {
     return MakeError(absl::StatusCode::kDeadlineExceeded, "the call ran past its deadline",
                      {.reason = reason::kDeadlineExceeded});
@@ -111,6 +107,9 @@ void Sequence::Admit(int32_t cached, int32_t from_prefix) {
     prompt_ = {};
     from_session_ = cached - from_prefix;
     from_prefix_ = from_prefix;
+    counted_ = cached;
+    restored_end_ = std::max(cached, std::min(claim_->had_kv, length() - 1));
+    restored_ = restored_end_ - cached;
     metrics_->prompt_tokens_prefix.fetch_add(from_prefix);
     place_.Begin();
     if (generation_) generation_->history.AddPrompt(tokens);
@@ -127,6 +126,7 @@ void Sequence::Preempt() {
   state_ = State::kWaiting;
   preempted_ = true;
   paused_since_.reset();
+  counted_ = std::max(counted_, cached_);
   cached_ = 0;
 }
 
@@ -166,9 +166,8 @@ void Sequence::Prefilled(int32_t tokens, Clock::time_point scheduled) {
   SPOTD_CHECK(prefilling());
   MarkScheduled(scheduled);
   passed_over_ = 0;
+  CountPrefilled(cached_, cached_ + tokens);
   cached_ += tokens;
-  auto& computed = preempted_ ? metrics_->preempted_tokens : metrics_->prompt_tokens_computed;
-  computed.fetch_add(tokens);
   if (prefill_left() == 0) {
     EndPrefill();
   } else if (!preempted_) {
@@ -283,6 +282,15 @@ void Sequence::CountStep(const model::RowSparsity& step) {
   dense_steps.fetch_add(1);
 }
 
+void Sequence::CountPrefilled(int32_t begin, int32_t end) {
+  const int32_t fresh = std::clamp(counted_, begin, end);  // before it: computed a second time
+  const int32_t restored = std::clamp(restored_end_, fresh, end);
+  metrics_->preempted_tokens.fetch_add(fresh - begin);
+  metrics_->prompt_tokens_restored.fetch_add(restored - fresh);
+  metrics_->prompt_tokens_computed.fetch_add(end - restored);
+  counted_ = std::max(counted_, end);
+}
+
 void Sequence::CountPrompt() {
   // The newest prompt token is computed by the decode step that draws the token after it; the rest
   // by prefill, or before.
@@ -385,7 +393,8 @@ Usage Sequence::MakeUsage() const {
   usage.prompt_tokens = prompt_end();
   usage.session_tokens = from_session_;
   usage.prefix_tokens = from_prefix_;
-  usage.computed_tokens = prompt_end() - from_session_ - from_prefix_;
+  usage.restored_tokens = restored_;
+  usage.computed_tokens = prompt_end() - from_session_ - from_prefix_ - restored_;
   usage.generated_tokens = generation_ ? generation_->reply.num_tokens() : 0;
   return usage;
 }

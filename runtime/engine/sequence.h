@@ -64,6 +64,7 @@ class Sequence {
  public:
   Sequence(AppendRequest request, SequenceSetup setup);
   Sequence(GenerateRequest request, SequenceSetup setup, GenerationSetup generation);
+  ~Sequence();  // one that has not ended was never queued: nobody hears of it
 
   Session& session() { return *claim_.get(); }
   const RequestHead& head() const;
@@ -162,6 +163,7 @@ class Sequence {
   AppendResult MakeAppendResult(Clock::time_point now) const;
   void ObserveGeneration(const GenerateResult& result);
   void CountPrompt();
+  void CountPrefilled(int32_t begin, int32_t end);
 
   SessionClaim claim_;
   QueuePlace place_;
@@ -179,6 +181,9 @@ class Sequence {
   int32_t acknowledged_ = 0;
   int32_t from_session_ = 0;  // tokens of KV found at admission
   int32_t from_prefix_ = 0;   // tokens of KV adopted at admission
+  int32_t restored_ = 0;      // tokens of KV that the session had lost, at admission
+  int32_t restored_end_ = 0;  // where these end
+  int32_t counted_ = 0;       // tokens whose first computation has been counted
   int32_t cached_ = 0;        // tokens of KV now
   int32_t passed_over_ = 0;
   bool was_paused_ = false;  // by its reader, since the last token

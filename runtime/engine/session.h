@@ -24,12 +24,10 @@ struct Session {
   // Fixed at creation: any thread.
   std::string id;  // empty: of a one-shot request, known to nobody else
   std::string tenant = kDefaultTenant;
-  std::string display_name;
-  model::Policy policy;
-  int64_t create_time_ms = 0;  // Unix time
 
   // Content. Of the request that has claimed the session, on whichever thread it is; of the
   // registry, under its mutex, while nobody has.
+  model::Policy policy;
   std::vector<int32_t> tokens;
   Conversation conversation;
   RequestLog requests;  // answers to repeat, of requests that carried an id
@@ -37,6 +35,9 @@ struct Session {
   // Engine thread only.
   kvstore::BlockTable
       table;  // KV of the first table.num_tokens() tokens: at most all but the newest
+  // Tokens from the start whose KV it had when it last had most, of the tokens that it still has:
+  // what it must compute of these is restored, not new.
+  int32_t had_kv = 0;
   SessionAudit audit;
   bool deleted = false;
   uint64_t last_used = 0;  // larger is later

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <chrono>
+#include <new>
 #include <random>
 #include <utility>
 
@@ -126,6 +127,27 @@ absl::Status SessionRegistry::CheckTokenRoom(const std::string& tenant, int64_t 
                       limit);
 }
 
+absl::StatusOr<SessionInfo> SessionRegistry::Update(const SessionRef& ref,
+                                                    const SessionUpdate& update) {
+  const std::lock_guard lock(mutex_);
+  SPOTD_ASSIGN_OR_RETURN(Entry * entry, update.policy ? FindIdle(ref) : Find(ref));
+  SessionInfo info = entry->info;
+  if (update.expiry) {
+    SessionOptions options;
+    options.ttl = update.ttl;
+    options.expire_time_ms = update.expire_time_ms;
+    info.ttl_ms = info.expire_time_ms = 0;
+    SPOTD_RETURN_IF_ERROR(SetExpiry(options, &info));
+    expiries_.erase({entry->info.expire_time_ms, info.id});
+    if (info.expire_time_ms != 0) expiries_.emplace(info.expire_time_ms, info.id);
+  }
+  if (update.display_name) info.display_name = *update.display_name;
+  if (update.policy) info.policy = entry->session->policy = *update.policy;
+  info.etag = Etag(++entry->revision);
+  entry->info = std::move(info);
+  return entry->info;
+}
+
 absl::Status SessionRegistry::Remove(const SessionRef& ref,
                                      const std::function<void(std::shared_ptr<Session>)>& post) {
   const std::lock_guard lock(mutex_);
@@ -150,8 +172,13 @@ absl::StatusOr<std::string> SessionRegistry::Fork(const SessionRef& ref,
   fork->table = store_->NewTable();
   SPOTD_ASSIGN_OR_RETURN(const Entry* entry, Insert(fork, options));
   Renew(parent);
+  try {
+    post(parent->session, std::move(fork));
+  } catch (const std::bad_alloc&) {
+    Erase(sessions_.find(entry->info.id));
+    throw;
+  }
   metrics_->session_forks.fetch_add(1);
-  post(parent->session, std::move(fork));
   return entry->info.id;
 }
 
@@ -300,28 +327,43 @@ absl::StatusOr<SessionRegistry::Entry*> SessionRegistry::Insert(std::shared_ptr<
     session->id = NewId();
   } while (sessions_.contains(session->id));
   session->tenant = options.tenant;
-  session->display_name = options.display_name;
-  session->create_time_ms = limits_.now_ms();
   info.id = session->id;
-  info.display_name = session->display_name;
+  info.display_name = options.display_name;
   info.policy = session->policy;
-  info.create_time_ms = session->create_time_ms;
-  info.update_time_ms = session->create_time_ms;
+  info.create_time_ms = limits_.now_ms();
+  info.update_time_ms = info.create_time_ms;
   info.etag = Etag(0);
-  Entry& entry = sessions_[session->id];
-  entry.info = std::move(info);
-  entry.session = std::move(session);
-  entry.request_id = options.request_id;
-  if (!entry.request_id.empty()) {
-    by_request_[{options.tenant, entry.request_id}] = entry.info.id;
+  const auto it = sessions_.try_emplace(session->id).first;
+  try {
+    Register(&it->second, std::move(session), std::move(info), options.request_id);
+  } catch (const std::bad_alloc&) {  // as if it had never been
+    std::erase_if(by_request_, [&](const auto& made) { return made.second == it->first; });
+    std::erase_if(expiries_, [&](const auto& expiry) { return expiry.second == it->first; });
+    sessions_.erase(it);
+    throw;
   }
-  if (entry.info.expire_time_ms != 0) {
-    expiries_.emplace(entry.info.expire_time_ms, entry.info.id);
+  return &it->second;
+}
+
+// Allocates before it counts: where it throws, only the maps have to be put right.
+void SessionRegistry::Register(Entry* entry, std::shared_ptr<Session> session, SessionInfo info,
+                               const std::string& request_id) {
+  entry->info = std::move(info);
+  entry->session = std::move(session);
+  entry->request_id = request_id;
+  const std::string& tenant = entry->session->tenant;
+  if (!request_id.empty()) by_request_.insert_or_assign({tenant, request_id}, entry->info.id);
+  if (entry->info.expire_time_ms != 0) {
+    expiries_.emplace(entry->info.expire_time_ms, entry->info.id);
   }
-  ++tenants_[options.tenant].sessions;
+  const auto tokens = static_cast<int32_t>(entry->session->tokens.size());
+  if (tokens > 0) entry->info.etag = Etag(++entry->revision);
+  entry->info.tokens = tokens;
+  Holdings& holdings = tenants_[tenant];
+  ++holdings.sessions;
+  holdings.tokens += tokens;
   metrics_->sessions.fetch_add(1);
-  PublishContent(&entry);
-  return &entry;
+  metrics_->session_tokens.fetch_add(tokens);
 }
 
 absl::Status SessionRegistry::SetExpiry(const SessionOptions& options, SessionInfo* info) const {
@@ -372,9 +414,10 @@ void SessionRegistry::Purge() {
 void SessionRegistry::Renew(Entry* entry) {
   SessionInfo& info = entry->info;
   if (info.ttl_ms == 0) return;
-  expiries_.erase({info.expire_time_ms, info.id});
+  auto expiry = expiries_.extract({info.expire_time_ms, info.id});  // moved without allocating
   info.expire_time_ms = limits_.now_ms() + info.ttl_ms;
-  expiries_.emplace(info.expire_time_ms, info.id);
+  expiry.value().first = info.expire_time_ms;
+  expiries_.insert(std::move(expiry));
 }
 
 void SessionRegistry::PublishContent(Entry* entry) {

@@ -83,6 +83,8 @@ class SessionRegistry {
   // RESOURCE_EXHAUSTED (TENANT_TOKEN_LIMIT) unless the tenant's sessions may have so many more.
   absl::Status CheckTokens(const std::string& tenant, int64_t more) const;
 
+  // ABORTED while claimed where the policy is to change.
+  absl::StatusOr<SessionInfo> Update(const SessionRef& ref, const SessionUpdate& update);
   // Takes the session out; a request that has claimed it keeps it alive.
   absl::Status Remove(const SessionRef& ref,
                       const std::function<void(std::shared_ptr<Session>)>& post);
@@ -133,6 +135,8 @@ class SessionRegistry {
   absl::Status CheckRoom(const std::string& tenant) const;
   absl::Status CheckTokenRoom(const std::string& tenant, int64_t more) const;
   absl::StatusOr<Entry*> Insert(std::shared_ptr<Session> session, const SessionOptions& options);
+  void Register(Entry* entry, std::shared_ptr<Session> session, SessionInfo info,
+                const std::string& request_id);
   absl::Status SetExpiry(const SessionOptions& options, SessionInfo* info) const;
   void Erase(Sessions::iterator it);
   void Purge();

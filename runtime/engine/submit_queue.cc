@@ -51,9 +51,10 @@ absl::StatusOr<QueuePlace> SubmitQueue::Enter(const std::string& tenant) {
                 Concat(held, " of your requests are in the server, as many as may"),
                 limits_.requests_per_tenant);
   }
+  QueuePlace place(this, tenant);  // first: it may find no memory
   ++held;
   ++requests_;
-  return QueuePlace(this, tenant);
+  return place;
 }
 
 void SubmitQueue::Leave(const std::string& tenant) {

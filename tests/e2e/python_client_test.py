@@ -4,10 +4,12 @@ requirements; without that variable, and without grpcio here, it is skipped."""
 import importlib.util
 import os
 import pathlib
+import shutil
 import subprocess
 import sys
 import unittest
 
+from security_test import Authority, token_line
 from spotd_process import SOURCE, TINY_FLAGS, Spotd, skip, temporary_directory, tiny_model
 
 CLIENT = SOURCE / "clients/python"
@@ -44,8 +46,46 @@ class PythonClientTest(unittest.TestCase):
                                            top_blocks=2))
         usage = events[-1].result.usage
         self.assertEqual(usage.generated_tokens, 5)
-        self.assertEqual(usage.prompt_tokens, usage.computed_tokens + usage.session_tokens)
+        self.assertEqual(usage.prompt_tokens, usage.computed_tokens + usage.session_tokens + usage.prefix_tokens +
+                         usage.restored_tokens)
         self.client.delete_session(session.name)
+
+    def test_update(self):
+        session = self.client.create_session("before")
+        session.display_name = "after"
+        session.ttl.FromSeconds(60)
+        updated = self.client.update_session(session, ["display_name", "ttl"])
+        self.assertEqual((updated.display_name, updated.ttl.seconds), ("after", 60))
+        with self.assertRaises(self.api.SpotdError) as caught:
+            self.client.update_session(session, ["ttl"])
+        self.assertEqual(caught.exception.reason, "ETAG_MISMATCH")
+
+    def test_tls_and_token(self):
+        if shutil.which("openssl") is None:
+            self.skipTest("openssl is not installed")
+        path = pathlib.Path(self.directory.name)
+        ca = Authority(path, "python")
+        cert, key = ca.issue("localhost", 1)
+        client_cert, client_key = ca.issue("team-a", 2)
+        tokens = path / "tokens"
+        tokens.write_text(token_line("alpha", "team-a"))
+        tokens.chmod(0o600)
+        with Spotd(str(path / "qwen3"), f"--tls_cert={cert}", f"--tls_key={key}", f"--tls_client_ca={ca.cert}",
+                   f"--auth_tokens={tokens}", *TINY_FLAGS) as spotd:
+            tls = {"tls_ca": ca.cert.read_bytes(), "tls_cert": client_cert.read_bytes(),
+                   "tls_key": client_key.read_bytes()}
+            with self.api.Client(spotd.address, timeout=30, token="alpha", **tls) as client:
+                session = client.create_session()
+                self.assertGreater(client.append_text(session.name, "over TLS").session_token_count, 0)
+                events = list(client.generate(session.name, text="on", max_tokens=3, ignore_eos=True))
+                self.assertEqual(events[-1].result.usage.generated_tokens, 3)
+            for options, code in (({"token": "guess", **tls}, "UNAUTHENTICATED"),
+                                  ({"token": "alpha", "tls_ca": tls["tls_ca"]}, "UNAVAILABLE"),
+                                  ({"token": "alpha"}, "UNAVAILABLE")):
+                with self.api.Client(spotd.address, timeout=5, **options) as client:
+                    with self.assertRaises(self.api.SpotdError) as caught:
+                        client.create_session()
+                    self.assertEqual(caught.exception.code.name, code, options)
 
     def test_fork_and_rewind(self):
         session = self.client.create_session()

@@ -130,9 +130,16 @@ class SecurityTest(unittest.TestCase):
             self.install(self.stranger.issue("localhost", 6), "reload")
             wait_until(lambda: ctl(spotd.address, "models", ca=self.stranger.cert).returncode == 0,
                        "the new certificate is not in use")
-            # A file that does not parse costs new connections, and only until it is put right.
-            (self.path / "reload.pem").write_text("no certificate")
-            time.sleep(2.5)
+            # Files that do not parse or do not fit each other change nothing, and are complained of once.
+            complaint = "the certificates were not reloaded"
+            for broken in ("no certificate", self.ca.issue("localhost", 10)[0].read_text()):
+                (self.path / "reload.pem").write_text(broken)
+                before = sum(complaint in line for line in spotd.log)
+                wait_until(lambda: sum(complaint in line for line in spotd.log) > before, "no complaint in the log")
+                time.sleep(2.5)
+                self.assertEqual(sum(complaint in line for line in spotd.log), before + 1)
+                self.assertEqual(ctl(spotd.address, "models", ca=self.stranger.cert).returncode, 0,
+                                 "the old certificate serves on")
             self.install(self.ca.issue("localhost", 9), "reload")
             wait_until(lambda: ctl(spotd.address, "models", ca=self.ca.cert).returncode == 0,
                        "the server does not recover from a bad certificate")

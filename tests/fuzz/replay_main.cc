@@ -1,5 +1,6 @@
-// Runs a fuzz target without libFuzzer: every file of the folders given, then mutations of them
-// from a fixed seed. A crash ends the test; it comes again in a debugger, for nothing is random.
+// Runs a fuzz target without libFuzzer: every file of the folders given, the same with each of its
+// allocations in turn failing, then mutations of them from a fixed seed. A crash ends the test; it
+// comes again in a debugger, for nothing is random.
 //
 //   replay MUTATIONS FOLDER...
 #include <algorithm>
@@ -12,6 +13,7 @@
 #include <string>
 #include <vector>
 
+#include "tests/allocation_failures.h"
 #include "tests/fuzz/fuzz_target.h"
 
 namespace {
@@ -34,8 +36,24 @@ std::vector<Bytes> ReadFiles(const std::vector<std::string>& folders) {
   return files;
 }
 
+#ifdef SPOTD_PARSES_JSON
+constexpr bool kParsesJson = true;
+#else
+constexpr bool kParsesJson = false;
+#endif
+
 void Run(const Bytes& input) {
   LLVMFuzzerTestOneInput(input.data(), input.size());
+}
+
+// A parser answers a failed allocation with std::bad_alloc, and lets go of all it had.
+int RunShortOfMemory(const Bytes& input) {
+  return spotd::testing::FailEachAllocation([&] {
+    try {
+      Run(input);
+    } catch (const std::bad_alloc&) {
+    }
+  });
 }
 
 // Values that sit on the edges of sizes and counts.
@@ -103,10 +121,15 @@ int main(int argc, char** argv) {
     std::fprintf(stderr, "no seeds: run tests/fuzz/make_seeds.py\n");
     return 1;
   }
-  for (const Bytes& file : files) Run(file);
+  int failures = 0;
+  for (const Bytes& file : files) {
+    Run(file);
+    if (!kParsesJson) failures += RunShortOfMemory(file);
+  }
   std::mt19937_64 random(1);
   const int mutations = std::atoi(argv[1]);
   for (int i = 0; i < mutations; ++i) Run(Mutate(files, &random));
-  std::printf("%zu files and %d mutations\n", files.size(), mutations);
+  std::printf("%zu files, %d failed allocations and %d mutations\n", files.size(), failures,
+              mutations);
   return 0;
 }

@@ -46,7 +46,7 @@ uint16_t MarkerOf(int owner, std::span<const int32_t> tokens) {
 
 class KvStoreModel {
  public:
-  KvStoreModel(uint64_t seed, int32_t block_tokens) : random_(seed) {
+  KvStoreModel(uint64_t seed, int32_t block_tokens, int32_t kept = 0) : random_(seed), kept_(kept) {
     layout_.layers = 2;
     layout_.kv_heads = 2;
     layout_.head_dim = 4;
@@ -54,6 +54,7 @@ class KvStoreModel {
     layout_.selector_format = kernels::SelectorKeyFormat::kBf16;
     layout_.selector_dim = 1;
     store_ = *KvStore::Create(&backend_, layout_, kBlocks * layout_.BytesPerBlock());
+    store_->KeepPrefixes(kept);
     tables_.reserve(kMaxTables);  // references to its elements stay valid
   }
 
@@ -69,7 +70,8 @@ class KvStoreModel {
     tables_.clear();
     EXPECT_EQ(store_->stats().blocks_used, 0);
     EXPECT_EQ(store_->stats().blocks_shared, 0);
-    EXPECT_EQ(store_->stats().blocks_offered, 0);
+    EXPECT_EQ(store_->stats().blocks_offered, store_->stats().blocks_kept);
+    EXPECT_EQ(store_->stats().kept_given_up > 0, kept_ > 0);
   }
 
  private:
@@ -236,11 +238,13 @@ class KvStoreModel {
         std::count_if(owners.begin(), owners.end(), [](const auto& o) { return o.second > 1; });
     ASSERT_EQ(store_->stats().blocks_used, static_cast<int>(owners.size()));
     ASSERT_EQ(store_->stats().blocks_shared, static_cast<int>(shared));
+    ASSERT_LE(store_->stats().blocks_kept, kept_);
   }
 
   HostBackend backend_;
   KvLayout layout_;
   std::mt19937_64 random_;
+  int32_t kept_;  // blocks that may outlive their tables
   std::unique_ptr<KvStore> store_;
   std::vector<Tracked> tables_;  // destroyed before the store
   uint16_t next_marker_ = 0;
@@ -254,6 +258,10 @@ TEST(KvStorePropertyTest, RandomOperationsKeepEveryTokenAndLeakNothing) {
 
 TEST(KvStorePropertyTest, LargerBlocks) {
   KvStoreModel(7, 32).Run();
+}
+
+TEST(KvStorePropertyTest, BeginningsThatOutliveTheirTables) {
+  KvStoreModel(11, 16, 12).Run();
 }
 
 }  // namespace

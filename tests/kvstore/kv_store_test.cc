@@ -194,6 +194,41 @@ TEST(KvStorePrefixTest, WholeBlocksOfTheSameTokensAreSharedWithinAnOwner) {
   EXPECT_EQ(store->stats().blocks_offered, 0);
 }
 
+TEST(KvStorePrefixTest, OfferedBlocksMayOutliveTheirTables) {
+  HostBackend backend;
+  auto store = MakeStore(&backend, SmallLayout(), 8);
+  store->KeepPrefixes(3);
+  const std::vector<int32_t> tokens = Sequence(64);
+  const auto fill = [&](std::span<const int32_t> with) {
+    BlockTable table = store->NewTable();
+    EXPECT_TRUE(store->Reserve(&table, static_cast<int32_t>(with.size())).ok());
+    store->CommitShareable(&table, static_cast<int32_t>(with.size()), "a", with);
+    return table;
+  };
+  fill(tokens);
+  EXPECT_EQ(store->stats().blocks_used, 0);
+  EXPECT_EQ(store->stats().blocks_kept, 3) << "as many as may; the last of the four went first";
+  BlockTable second = store->NewTable();
+  EXPECT_EQ(store->AdoptPrefix(&second, "b", tokens), 0);
+  EXPECT_EQ(store->AdoptPrefix(&second, "a", tokens), 48);
+  EXPECT_EQ(store->stats().blocks_used, 3);
+  EXPECT_EQ(store->stats().blocks_kept, 0);
+  second = store->NewTable();
+  EXPECT_EQ(store->stats().blocks_kept, 3);
+  EXPECT_EQ(store->stats().kept_given_up, 1u);
+
+  // They count as free, and are taken when nothing else is left, the end of the beginning first.
+  ASSERT_TRUE(store->Reserve(&second, 96).ok());
+  EXPECT_EQ(store->stats().blocks_kept, 2);
+  BlockTable third = store->NewTable();
+  EXPECT_EQ(store->AdoptPrefix(&third, "a", tokens), 32);
+  EXPECT_FALSE(store->Reserve(&third, 16).ok()) << "all are in use";
+  third = store->NewTable();
+  ASSERT_TRUE(store->Reserve(&third, 32).ok());
+  EXPECT_EQ(store->stats().blocks_offered, 0);
+  EXPECT_EQ(store->stats().blocks_used, 8);
+}
+
 TEST(KvStorePrefixTest, WhatADecodeStepWroteAndAllAfterItIsNotOffered) {
   HostBackend backend;
   auto store = MakeStore(&backend, SmallLayout(), 8);

@@ -38,8 +38,8 @@ class ApiDepthTest : public ::testing::Test {
 };
 
 void ExpectAddsUp(const v1::Usage& usage) {
-  EXPECT_EQ(usage.prompt_tokens(),
-            usage.computed_tokens() + usage.session_tokens() + usage.prefix_tokens());
+  EXPECT_EQ(usage.prompt_tokens(), usage.computed_tokens() + usage.session_tokens() +
+                                       usage.prefix_tokens() + usage.restored_tokens());
 }
 
 TEST_F(ApiDepthTest, ASessionSaysWhenItEnds) {
@@ -247,6 +247,41 @@ TEST_F(ApiDepthTest, AbortEndsACallByItsIdAndIsIdempotent) {
   EXPECT_EQ(FieldOf(Abort(request, &count)), "session");
   request.clear_target();
   EXPECT_EQ(FieldOf(Abort(request, &count)), "call_id");
+}
+
+// At once, not when the client half-closes, and however little has been sent.
+TEST_F(ApiDepthTest, AbortEndsAnUpload) {
+  for (const bool by_id : {true, false}) {
+    const std::string session = server_.NewSession();
+    grpc::ClientContext context;
+    context.AddMetadata("x-request-id", "upload");
+    const auto stream = server_.inference().Append(&context);
+    if (!by_id) {
+      v1::AppendRequest piece;
+      piece.set_session(session);
+      *piece.add_input() = Text("the beginning");
+      ASSERT_TRUE(stream->Write(piece));
+    }
+    v1::AbortRequest request;
+    if (by_id) {
+      request.set_call_id("upload");
+    } else {
+      request.set_session(session);
+    }
+    ASSERT_TRUE(Eventually([&] {
+      int32_t aborted = 0;
+      EXPECT_TRUE(Abort(request, &aborted).ok());
+      return aborted == 1;
+    })) << "the call has arrived";
+    v1::AppendResponse response;
+    EXPECT_FALSE(stream->Read(&response));
+    const grpc::Status status = stream->Finish();
+    EXPECT_EQ(status.error_code(), grpc::CANCELLED);
+    EXPECT_EQ(InfoOf(status).reason(), "CALL_ABORTED");
+    EXPECT_EQ(server_.GetSession(session).token_count(), 0);
+    EXPECT_EQ(server_.GetSession(session).state(), v1::Session::STATE_IDLE);
+  }
+  server_.ExpectServing();
 }
 
 }  // namespace

@@ -96,6 +96,65 @@ TEST(GrpcServerTest, APortInUseIsAnErrorThatNamesIt) {
   EXPECT_NE(second.status().message().find(taken), std::string::npos) << second.status();
 }
 
+// A channel of its own that pings every 50 ms, whether or not data flows.
+std::shared_ptr<grpc::Channel> PingingChannel(int port) {
+  grpc::ChannelArguments arguments;
+  arguments.SetInt(GRPC_ARG_KEEPALIVE_TIME_MS, 50);
+  arguments.SetInt(GRPC_ARG_KEEPALIVE_TIMEOUT_MS, 5000);
+  arguments.SetInt(GRPC_ARG_KEEPALIVE_PERMIT_WITHOUT_CALLS, 1);
+  arguments.SetInt(GRPC_ARG_HTTP2_MAX_PINGS_WITHOUT_DATA, 0);
+  arguments.SetInt(GRPC_ARG_USE_LOCAL_SUBCHANNEL_POOL, 1);
+  return grpc::CreateCustomChannel("127.0.0.1:" + std::to_string(port),
+                                   grpc::InsecureChannelCredentials(), arguments);
+}
+
+// How a health Watch of `milliseconds`, on which nothing moves after the first message, ends.
+grpc::Status WatchFor(const std::shared_ptr<grpc::Channel>& channel, int milliseconds) {
+  grpc::ClientContext context;
+  context.set_deadline(std::chrono::system_clock::now() + std::chrono::milliseconds(milliseconds));
+  const auto stub = grpc::health::v1::Health::NewStub(channel);
+  const auto stream = stub->Watch(&context, {});
+  HealthCheckResponse response;
+  while (stream->Read(&response)) {
+  }
+  return stream->Finish();
+}
+
+TEST(KeepaliveTest, PingsNeitherCutIdleStreamsNorALongPrefill) {
+  TestServer server(4096, {"--max_prefill_chunk=4096"});
+  const auto listening =
+      server::GrpcServer::Start({.listen = "127.0.0.1:0",
+                                 .keepalive_time = std::chrono::milliseconds(100),
+                                 .keepalive_timeout = std::chrono::milliseconds(5000),
+                                 .min_ping_interval = std::chrono::milliseconds(10)},
+                                server.context());
+  ASSERT_TRUE(listening.ok()) << listening.status();
+  const auto channel = PingingChannel((*listening)->port());
+  // Fifteen times the server's own interval, and some thirty pings of the client's.
+  EXPECT_EQ(WatchFor(channel, 1500).error_code(), grpc::DEADLINE_EXCEEDED);
+
+  // One step of some seconds, in which not a byte flows.
+  const auto stub = v1::InferenceService::NewStub(channel);
+  grpc::ClientContext context;
+  v1::GenerateRequest request = RequestFor("", "", 1);
+  *request.add_prompt() = Tokens(std::vector<int32_t>(4000, 9));
+  const auto stream = stub->Generate(&context, request);
+  v1::GenerateResponse response;
+  bool finished = false;
+  while (stream->Read(&response)) finished = finished || response.has_result();
+  const grpc::Status status = stream->Finish();
+  EXPECT_TRUE(status.ok()) << status.error_message();
+  EXPECT_TRUE(finished);
+}
+
+TEST(KeepaliveTest, WhoPingsMoreThanMayIsCutOff) {
+  TestServer server;
+  const auto listening = server::GrpcServer::Start(
+      {.listen = "127.0.0.1:0", .min_ping_interval = std::chrono::minutes(1)}, server.context());
+  ASSERT_TRUE(listening.ok()) << listening.status();
+  EXPECT_EQ(WatchFor(PingingChannel((*listening)->port()), 5000).error_code(), grpc::UNAVAILABLE);
+}
+
 TEST(LifecycleTest, ASignalDrains) {
   server::BlockShutdownSignals();
   TestServer server(65536);
@@ -104,7 +163,8 @@ TEST(LifecycleTest, ASignalDrains) {
   v1::GenerateResponse response;
   ASSERT_TRUE(stream->Read(&response));
 
-  server::Lifecycle lifecycle({}, &server.engine(), &server.rpc_metrics(), &server.grpc());
+  server::Lifecycle lifecycle({}, &server.engine(), &server.rpc_metrics(), server.context().calls,
+                              &server.grpc());
   std::thread run([&] { lifecycle.Run(); });
   pthread_kill(run.native_handle(), SIGTERM);
   ASSERT_TRUE(Eventually([&] { return lifecycle.state() == server::EngineState::kDraining; }));
@@ -133,7 +193,7 @@ TEST(LifecycleTest, AnEngineThatMakesNoProgressIsNotLive) {
   server::BlockShutdownSignals();
   TestServer server(4096, {"--max_prefill_chunk=1600"});
   server::Lifecycle lifecycle({.stall_timeout = std::chrono::milliseconds(1)}, &server.engine(),
-                              &server.rpc_metrics(), &server.grpc());
+                              &server.rpc_metrics(), server.context().calls, &server.grpc());
   std::thread run([&] { lifecycle.Run(); });
   std::thread append([&] {
     EXPECT_TRUE(
@@ -162,7 +222,8 @@ TEST(LifecycleTest, ALostDeviceIsNotServing) {
     return absl::StatusOr<std::unique_ptr<kernels::Backend>>(
         std::make_unique<HookedBackend>(*std::move(device), hook));
   });
-  server::Lifecycle lifecycle({}, &server.engine(), &server.rpc_metrics(), &server.grpc());
+  server::Lifecycle lifecycle({}, &server.engine(), &server.rpc_metrics(), server.context().calls,
+                              &server.grpc());
   std::thread run([&] { lifecycle.Run(); });
   grpc::ClientContext context;
   const auto stream = server.inference().Generate(&context, RequestFor("", "running", 60000));
@@ -201,7 +262,7 @@ TEST(LifecycleTest, WaitingForASlowReaderIsNotBeingHung) {
     return before == steps;
   }));
   server::Lifecycle lifecycle({.stall_timeout = std::chrono::milliseconds(400)}, &server.engine(),
-                              &server.rpc_metrics(), &server.grpc());
+                              &server.rpc_metrics(), server.context().calls, &server.grpc());
   std::thread run([&] { lifecycle.Run(); });
   std::this_thread::sleep_for(std::chrono::milliseconds(1700));  // three looks
   EXPECT_EQ(lifecycle.state(), server::EngineState::kReady);
@@ -221,12 +282,36 @@ TEST(LifecycleTest, TheDrainTimeoutCutsWhatStillRuns) {
   v1::GenerateResponse response;
   ASSERT_TRUE(stream->Read(&response));
   server::Lifecycle lifecycle({.drain_timeout = std::chrono::milliseconds(50)}, &server.engine(),
-                              &server.rpc_metrics(), &server.grpc());
+                              &server.rpc_metrics(), server.context().calls, &server.grpc());
   std::thread run([&] { lifecycle.Run(); });
   pthread_kill(run.native_handle(), SIGTERM);
   while (stream->Read(&response)) {
   }
-  EXPECT_FALSE(stream->Finish().ok());
+  const grpc::Status status = stream->Finish();
+  EXPECT_EQ(status.error_code(), grpc::UNAVAILABLE) << "another server may take it";
+  EXPECT_EQ(InfoOf(status).reason(), "DRAINING");
+  run.join();
+}
+
+// An upload that never ends is no reason to wait, and learns of the shutdown at once.
+TEST(LifecycleTest, TheDrainTimeoutCutsUploads) {
+  server::BlockShutdownSignals();
+  TestServer server;
+  grpc::ClientContext context;
+  const auto stream = server.inference().Append(&context);
+  v1::AppendRequest piece;
+  piece.set_session(server.NewSession());
+  *piece.add_input() = Text("the beginning");
+  ASSERT_TRUE(stream->Write(piece));
+  server::Lifecycle lifecycle({.drain_timeout = std::chrono::milliseconds(50)}, &server.engine(),
+                              &server.rpc_metrics(), server.context().calls, &server.grpc());
+  std::thread run([&] { lifecycle.Run(); });
+  pthread_kill(run.native_handle(), SIGTERM);
+  v1::AppendResponse response;
+  EXPECT_FALSE(stream->Read(&response));
+  const grpc::Status status = stream->Finish();
+  EXPECT_EQ(status.error_code(), grpc::UNAVAILABLE);
+  EXPECT_EQ(InfoOf(status).reason(), "DRAINING");
   run.join();
 }
 

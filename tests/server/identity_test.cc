@@ -32,10 +32,10 @@ TEST(IdentityTest, ACallThatCannotSayWhoItIsDoesNothing) {
   for (const char* method :
        {"SessionService/CreateSession", "SessionService/GetSession", "SessionService/ListSessions",
         "SessionService/DeleteSession", "SessionService/ForkSession",
-        "SessionService/RewindSession", "InferenceService/Append", "InferenceService/Generate",
-        "InferenceService/Complete", "InferenceService/Abort", "InferenceService/Trace",
-        "ModelService/ListModels", "ModelService/GetModel", "ModelService/Tokenize",
-        "ModelService/Detokenize"}) {
+        "SessionService/RewindSession", "SessionService/UpdateSession", "InferenceService/Append",
+        "InferenceService/Generate", "InferenceService/Complete", "InferenceService/Abort",
+        "InferenceService/Trace", "ModelService/ListModels", "ModelService/GetModel",
+        "ModelService/Tokenize", "ModelService/Detokenize"}) {
     const grpc::Status status =
         RawUnary(server.channel(), std::string("/spotd.v1.") + method, "not a message");
     EXPECT_EQ(status.error_code(), grpc::UNAUTHENTICATED) << method;

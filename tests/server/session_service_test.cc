@@ -31,6 +31,15 @@ class SessionServiceTest : public ::testing::Test {
     return server_.sessions().ForkSession(&context, request, session);
   }
 
+  grpc::Status Update(const v1::Session& session, const std::vector<std::string>& paths,
+                      v1::Session* updated) {
+    grpc::ClientContext context;
+    v1::UpdateSessionRequest request;
+    *request.mutable_session() = session;
+    for (const std::string& path : paths) request.mutable_update_mask()->add_paths(path);
+    return server_.sessions().UpdateSession(&context, request, updated);
+  }
+
   TestServer server_;
 };
 
@@ -154,6 +163,94 @@ TEST_F(SessionServiceTest, RefusesMoreSessionsThanItMayHold) {
   const grpc::Status status = small.sessions().CreateSession(&context, {}, &session);
   EXPECT_EQ(status.error_code(), grpc::RESOURCE_EXHAUSTED);
   EXPECT_EQ(InfoOf(status).reason(), "SESSION_LIMIT");
+}
+
+TEST_F(SessionServiceTest, UpdateChangesWhatTheMaskNames) {
+  v1::Session session = server_.GetSession(server_.NewSession());
+  const std::string etag = session.etag();
+  session.set_display_name("renamed");
+  session.mutable_ttl()->set_seconds(60);
+  session.mutable_policy()->Clear();
+  session.mutable_policy()->set_kind(v1::POLICY_KIND_WINDOW);
+  v1::Session updated;
+  ASSERT_TRUE(Update(session, {"display_name", "ttl"}, &updated).ok());
+  EXPECT_EQ(updated.display_name(), "renamed");
+  EXPECT_EQ(updated.ttl().seconds(), 60);
+  EXPECT_TRUE(updated.has_expire_time());
+  EXPECT_EQ(updated.policy().kind(), v1::POLICY_KIND_QUEST) << "not in the mask";
+  EXPECT_NE(updated.etag(), etag);
+  EXPECT_EQ(server_.GetSession(session.name()).display_name(), "renamed");
+
+  const grpc::Status stale = Update(session, {"policy"}, &updated);  // with the etag from before
+  EXPECT_EQ(stale.error_code(), grpc::ABORTED);
+  EXPECT_EQ(InfoOf(stale).reason(), "ETAG_MISMATCH");
+  session.clear_etag();
+  ASSERT_TRUE(Update(session, {"policy"}, &updated).ok());
+  EXPECT_EQ(updated.policy().kind(), v1::POLICY_KIND_WINDOW);
+  EXPECT_EQ(updated.policy().sink_tokens(), 128) << "what is left out stays";
+  const auto generated = server_.Generate(RequestFor(session.name(), "abc", 2));
+  EXPECT_EQ(generated.result->sparsity().policy(), v1::POLICY_KIND_WINDOW) << "it counts";
+
+  // What the mask names and the session leaves out goes back to the server's default.
+  v1::Session name_only;
+  name_only.set_name(session.name());
+  ASSERT_TRUE(Update(name_only, {"*"}, &updated).ok());
+  EXPECT_EQ(updated.display_name(), "");
+  EXPECT_FALSE(updated.has_ttl());
+  EXPECT_FALSE(updated.has_expire_time());
+  EXPECT_EQ(updated.policy().kind(), v1::POLICY_KIND_QUEST);
+
+  // Without a mask: what is set.
+  name_only.set_display_name("again");
+  ASSERT_TRUE(Update(name_only, {}, &updated).ok());
+  EXPECT_EQ(updated.display_name(), "again");
+}
+
+TEST_F(SessionServiceTest, UpdateRefusesWhatItCannotDo) {
+  v1::Session session;
+  session.set_name(server_.NewSession());
+  v1::Session updated;
+  EXPECT_EQ(FieldOf(Update(session, {"token_count"}, &updated)), "update_mask");
+  session.mutable_ttl()->set_seconds(-1);
+  EXPECT_EQ(FieldOf(Update(session, {"ttl"}, &updated)), "session.ttl");
+  session.mutable_ttl()->set_seconds(5);
+  session.mutable_expire_time()->set_seconds(1);
+  EXPECT_EQ(FieldOf(Update(session, {"expire_time"}, &updated)), "session.expire_time")
+      << "in the past";
+  session.mutable_expire_time()->set_seconds(4'000'000'000);
+  EXPECT_EQ(FieldOf(Update(session, {}, &updated)), "session.expire_time") << "both";
+  session.mutable_policy()->set_fraction(7);
+  EXPECT_EQ(Update(session, {"policy"}, &updated).error_code(), grpc::INVALID_ARGUMENT);
+  session.Clear();
+  EXPECT_EQ(FieldOf(Update(session, {}, &updated)), "session.name");
+  session.set_name("sessions/none");
+  EXPECT_EQ(InfoOf(Update(session, {}, &updated)).reason(), "SESSION_NOT_FOUND");
+  server_.ExpectServing();
+}
+
+// The time to live of a session that works may change, its policy may not.
+TEST_F(SessionServiceTest, UpdateWhileACallRuns) {
+  TestServer server(65536);
+  const std::string name = server.NewSession();
+  grpc::ClientContext context;
+  const auto stream = server.inference().Generate(&context, RequestFor(name, "go", 60000));
+  v1::GenerateResponse response;
+  ASSERT_TRUE(stream->Read(&response));
+  v1::UpdateSessionRequest request;
+  request.mutable_session()->set_name(name);
+  request.mutable_session()->mutable_ttl()->set_seconds(3600);
+  grpc::ClientContext ttl_context;
+  v1::Session updated;
+  EXPECT_TRUE(server.sessions().UpdateSession(&ttl_context, request, &updated).ok());
+  EXPECT_EQ(updated.ttl().seconds(), 3600);
+  request.mutable_session()->mutable_policy()->set_kind(v1::POLICY_KIND_FULL);
+  grpc::ClientContext policy_context;
+  const grpc::Status busy = server.sessions().UpdateSession(&policy_context, request, &updated);
+  EXPECT_EQ(InfoOf(busy).reason(), "SESSION_BUSY");
+  context.TryCancel();
+  while (stream->Read(&response)) {
+  }
+  (void)stream->Finish();
 }
 
 }  // namespace

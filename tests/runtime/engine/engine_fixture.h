@@ -77,8 +77,9 @@ class RecordingSink : public TokenSink {
     if (!outcome_) return absl::InternalError("the request never ended");
     if (outcome_->ok()) {
       const Usage& usage = (*outcome_)->usage;
-      EXPECT_EQ(usage.prompt_tokens,
-                usage.computed_tokens + usage.session_tokens + usage.prefix_tokens);
+      EXPECT_EQ(usage.prompt_tokens, usage.computed_tokens + usage.session_tokens +
+                                         usage.prefix_tokens + usage.restored_tokens);
+      EXPECT_GE(usage.restored_tokens, 0);
       EXPECT_GE(usage.computed_tokens, 1);
       EXPECT_GE(usage.session_tokens, 0);
       EXPECT_GE(usage.prefix_tokens, 0);
@@ -199,8 +200,8 @@ struct Appending {
     absl::StatusOr<AppendResult> result = future.get();
     if (result.ok()) {
       const Usage& usage = result->usage;
-      EXPECT_EQ(usage.prompt_tokens,
-                usage.computed_tokens + usage.session_tokens + usage.prefix_tokens);
+      EXPECT_EQ(usage.prompt_tokens, usage.computed_tokens + usage.session_tokens +
+                                         usage.prefix_tokens + usage.restored_tokens);
       EXPECT_EQ(usage.prompt_tokens, result->session_tokens_after);
     }
     return result;

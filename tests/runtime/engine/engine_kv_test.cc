@@ -49,7 +49,8 @@ TEST(EngineKvTest, IdleSessionsGiveWayLeastRecentlyUsedFirst) {
   auto [sink, result] = Complete(engine.get(), Ask(ids[1], "go", 8));
   ASSERT_TRUE(result.ok()) << result.status();
   EXPECT_EQ(result->usage.session_tokens, 0);
-  EXPECT_EQ(result->usage.computed_tokens, 98);
+  EXPECT_EQ(result->usage.restored_tokens, 95);
+  EXPECT_EQ(result->usage.computed_tokens, 3);
   EXPECT_EQ(sink->tokens(), Tokens(engine.get(), Ask("", Words(96, 1) + "go", 8)));
 }
 

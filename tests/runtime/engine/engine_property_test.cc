@@ -26,6 +26,7 @@ class SessionModel {
     options.selector = false;
     options.limits.max_context = 512;
     options.engine.kv_memory_bytes = static_cast<size_t>(kv_blocks) * 4352;
+    options.engine.prefix_cache_share = 0.5;
     engine_ = MakeTinyEngine(std::move(options));
     TinyEngineOptions fresh;
     fresh.seed = seed;

@@ -112,6 +112,32 @@ TEST(EngineTenantTest, KvIsLimitedAndOnesOwnIdleSessionsMakeRoom) {
   EXPECT_EQ(engine->GetSession({second, "a"})->cached_tokens, 90) << "dropped for nothing";
 }
 
+// A tenant's limit holds while its replies grow, not only when they begin. What was delivered
+// stays, and others go on.
+TEST(EngineTenantTest, AReplyThatGrowsBeyondItsTenantsKvEnds) {
+  TinyEngineOptions options;
+  options.selector = false;
+  options.engine.kv_memory_bytes = 20 * kBlockBytes;
+  options.engine.sessions.tenant.max_kv_share = 0.3;  // 6 blocks
+  auto engine = MakeTinyEngine(std::move(options));
+  const std::string idle = NewSessionOf(engine.get(), "a");
+  ASSERT_TRUE(Complete(engine.get(), AskAs("a", idle, Words(20, 3), 1)).second.ok());
+  const std::string id = NewSessionOf(engine.get(), "a");
+  Call other = Start(engine.get(), AskAs("b", "", Words(20, 2), 60));
+  Call call = Start(engine.get(), AskAs("a", id, Words(60), 200));
+  const absl::Status status = call.sink->Wait().status();
+  EXPECT_EQ(status.code(), absl::StatusCode::kResourceExhausted);
+  EXPECT_EQ(Reason(status), reason::kTenantKvLimit);
+  EXPECT_TRUE(other.sink->Wait().ok());
+  EXPECT_EQ(call.sink->tokens().size(), 37u) << "96 positions, and the token after them";
+  EXPECT_EQ(engine->GetSession({idle, "a"})->cached_tokens, 0) << "its idle session gave way first";
+  const SessionInfo info = *engine->GetSession({id, "a"});
+  EXPECT_EQ(info.tokens, 97);
+  EXPECT_FALSE(info.busy);
+  ASSERT_TRUE(engine->RewindSession({id, "a"}, 80).ok());
+  EXPECT_TRUE(Complete(engine.get(), AskAs("a", id, "x", 5)).second.ok());
+}
+
 // One place among the running. "a" has sent many requests before "b" sends two, with a higher
 // priority on "a"'s last: they are admitted in turns, by priority inside a tenant.
 TEST(EngineTenantTest, TenantsTakeTurnsAndPrioritiesCountInsideOne) {
