@@ -1,7 +1,7 @@
 // Where the time of a captured step goes: a library that a CUDA program loads by itself, and that
 // writes at its end a table of the kernels of the last captured steps.
 //
-//   CUDA_INJECTION64_PATH=build/release/gpu/libspotd_kernel_trace.so step_bench qwen3-8b 131072 3
+//   CUDA_INJECTION64_PATH=build/release/gpu/libspotd_kernel_trace.so spot-bench decode ...
 //
 // Kernels overlap under dependent launch, so a kernel is charged with what the chain grew by: the
 // end of it less the latest end before it. The charges of a step add up to the step. One line per

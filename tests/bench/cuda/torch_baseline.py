@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Times PyTorch's FlashAttention and cuDNN attention on the shapes of layer_bench: the dense baseline on the same card.
+"""Times PyTorch's FlashAttention and cuDNN attention on the shapes of spot-bench attention: the dense baseline on the same card.
 
     torch_baseline.py [--json]
 
