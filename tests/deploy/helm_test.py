@@ -13,6 +13,7 @@ import unittest
 import jsonschema
 import yaml
 
+import api_rules
 import chart
 from certificate import make_certificate
 
@@ -146,6 +147,22 @@ class ContentTest(unittest.TestCase):
                     self.assertEqual(context["capabilities"], {"drop": ["ALL"]})
                     self.assertIn("limits", container["resources"])
                     self.assertNotRegex(container["image"], r":latest$|^[^:@]+$")
+
+    def test_every_pod_has_a_network_policy(self):
+        """In a namespace that denies what no policy allows, each pod still reaches what it needs."""
+        for case in chart.cases():
+            documents = chart.manifests(chart.template("--values", case, "--set", "networkPolicy.enabled=true").stdout)
+            self.assertEqual(api_rules.complaints(documents), [])
+            policies = {d["metadata"]["labels"]["app.kubernetes.io/component"]: d["spec"] for d in documents
+                        if d["kind"] == "NetworkPolicy"}
+            pods = [api_rules.pod_template(d)[0]["app.kubernetes.io/component"] for d in documents if api_rules.pod_template(d)]
+            self.assertEqual(set(policies), set(pods), case.name)
+            for component, spec in policies.items():
+                ports = {(port["protocol"], port["port"]) for rule in spec["egress"] for port in rule["ports"]}
+                self.assertIn(("UDP", 53), ports)
+                if component in ("envoy", "test"):
+                    self.assertIn(("TCP", "grpc"), ports)
+                self.assertEqual(bool(spec["ingress"]), component in ("server", "envoy"))
 
     def test_grace_follows_from_the_drain_time(self):
         for case, drain in (("minimal.yaml", 30), ("pvc-gpu.yaml", 120)):
