@@ -103,8 +103,8 @@ month, 14 in two days. The rows below say why: what is asked, how long it takes,
         Panel("In decode", "From first token to last token.", quantiles("spotd_request_decode_time_seconds"), unit="s", width=8),
     ]),
     Row("Tokens", [
-        Panel("Prompt tokens by source", "Computed by prefill, found in the session's cache, or shared with another session: what "
-              "sessions save.",
+        Panel("Prompt tokens by source", "Computed, found in the session's cache, found by their content (prefix), or computed again "
+              "because the session had lost their KV (restored).",
               [("{{source}}", "sum by (source) (rate(spotd_prompt_tokens_total{@}[$__rate_interval]))")], stacked=True),
         Panel("Generated tokens", "Tokens generated per second, per instance.",
               [("{{instance}}", 'spotd:generation_tokens:rate5m{@}')], stacked=True),
@@ -173,13 +173,14 @@ KV = Dashboard("spotd-kv", "spotd / KV store", """\
 Who holds the cache. Idle sessions lose their KV when others need the room, and compute it again when they come back: watch \
 reclaimed tokens against computed ones.""", [
     Row("Room", [
-        Panel("KV blocks", "Blocks by state; together they are the capacity. Shared blocks are held by several sessions.",
+        Panel("KV blocks", "Blocks by state; together they are the capacity. Shared blocks are held by several sessions; kept ones by "
+              "none: they are given up first.",
               [("{{state}}", "sum by (state) (spotd_kv_blocks{@})")], stacked=True),
         Panel("KV in use", "Share of the blocks in use. Above 95 % idle sessions lose their KV.",
               [("{{instance}}", "spotd_kv_usage_ratio{@}")], unit="percentunit", maximum=1,
               limits=((0, "green"), (0.9, "orange"), (0.95, "red"))),
         Panel("KV bytes in use", "Blocks in use times their bytes.",
-              [("{{instance}}", 'sum by (instance) (spotd_kv_blocks{@,state!="free"}) * on (instance) '
+              [("{{instance}}", 'sum by (instance) (spotd_kv_blocks{@,state!~"free|kept"}) * on (instance) '
                 "max by (instance) (spotd_kv_block_bytes{@})")], unit="bytes"),
         Panel("KV in use in four hours", "If the last hour goes on. Above 1: idle sessions will lose their KV.",
               [("{{instance}}", "predict_linear(spotd_kv_usage_ratio{@}[1h], 4 * 3600)")], unit="percentunit",
@@ -196,19 +197,22 @@ reclaimed tokens against computed ones.""", [
               [("forks", "sum(rate(spotd_session_forks_total{@}[$__rate_interval]))"),
                ("rewinds", "sum(rate(spotd_session_rewinds_total{@}[$__rate_interval]))"),
                ("expired", "sum(rate(spotd_sessions_expired_total{@}[$__rate_interval]))")], unit="ops"),
-        Panel("Shared beginnings", "Of the prompt tokens looked up with a tenant's other sessions, the share that was found there.",
+        Panel("Shared beginnings", "Of the prompt tokens looked up by their content among a tenant's beginnings, the share found.",
               [("{{instance}}", ratio("spotd_prefix_hits_total", "spotd_prefix_queries_total", "instance"))], unit="percentunit",
               maximum=1),
-        Panel("Blocks to share", "Whole KV blocks that other sessions of a tenant may take over.",
-              [("{{instance}}", "sum by (instance) (spotd_prefix_blocks{@})")]),
+        Panel("Blocks to share", "Whole KV blocks that can be found by their content, and those per second that were kept after their "
+              "last session and given up to others.",
+              [("blocks {{instance}}", "sum by (instance) (spotd_prefix_blocks{@})"),
+               ("given up {{instance}}", "sum by (instance) (rate(spotd_kv_kept_given_up_total{@}[$__rate_interval]))")]),
     ]),
     Row("Pressure", [
         Panel("Sessions reclaimed", "Idle sessions per second whose KV was dropped to make room.",
               [("{{instance}}", "sum by (instance) (rate(spotd_kv_reclaims_total{@}[$__rate_interval]))")], unit="ops"),
-        Panel("Tokens dropped and computed", "Tokens of KV dropped, and tokens prefilled. Lines that meet mean that prefill "
-              "rebuilds what was thrown away.",
+        Panel("Tokens dropped and computed", "Tokens of KV dropped, tokens prefilled for the first time, and tokens prefilled again: the "
+              "last are what dropping costs.",
               [("dropped", "sum(rate(spotd_kv_reclaimed_tokens_total{@}[$__rate_interval]))"),
-               ("computed", 'sum(rate(spotd_prompt_tokens_total{@,source="computed"}[$__rate_interval]))')]),
+               ("computed", 'sum(rate(spotd_prompt_tokens_total{@,source="computed"}[$__rate_interval]))'),
+               ("restored", 'sum(rate(spotd_prompt_tokens_total{@,source="restored"}[$__rate_interval]))')]),
         Panel("Preemptions", "Running requests per second that gave up their KV to others, and the tokens computed again after that.",
               [("requests", "sum(rate(spotd_preemptions_total{@}[$__rate_interval]))"),
                ("tokens", "sum(rate(spotd_preempted_tokens_total{@}[$__rate_interval]))")], unit="ops"),
@@ -239,7 +243,7 @@ How much more fits, and what runs out first: computing (queue time, tokens per s
         Panel("Speed of prefill", "Of the latest chunks, per instance. It falls with the length of the context.",
               [("{{instance}}", "spotd_prefill_tokens_per_second{@}")]),
         Panel("Tokens a second", "Prefill and decode of all instances.",
-              [("prefill", 'sum(rate(spotd_prompt_tokens_total{@,source="computed"}[$__rate_interval]))'),
+              [("prefill", 'sum(rate(spotd_prompt_tokens_total{@,source=~"computed|restored"}[$__rate_interval]))'),
                ("decode", "sum(rate(spotd_generation_tokens_total{@}[$__rate_interval]))")]),
         Panel("CPU", "Cores that the process keeps busy.",
               [("{{instance}}", "rate(process_cpu_seconds_total{instance=~\"$instance\"}[$__rate_interval]) "
@@ -248,8 +252,8 @@ How much more fits, and what runs out first: computing (queue time, tokens per s
     Row("Room", [
         Panel("Sessions that still fit", "Free KV over the KV of a mean session. Fewer than a handful: idle sessions are about to "
               "lose theirs.",
-              [("{{instance}}", 'sum by (instance) (spotd_kv_blocks{@,state="free"}) / on (instance) '
-                '(sum by (instance) (spotd_kv_blocks{@,state!="free"}) / on (instance) sum by (instance) (spotd_sessions{@}) > 0)')]),
+              [("{{instance}}", 'sum by (instance) (spotd_kv_blocks{@,state=~"free|kept"}) / on (instance) '
+                '(sum by (instance) (spotd_kv_blocks{@,state!~"free|kept"}) / on (instance) sum by (instance) (spotd_sessions{@}) > 0)')]),
         Panel("Memory of the process", "Resident and virtual. The KV cache is part of it.",
               [("resident {{instance}}", "process_resident_memory_bytes{instance=~\"$instance\"} and on (instance) spotd_build_info{@}"),
                ("virtual {{instance}}", "process_virtual_memory_bytes{instance=~\"$instance\"} and on (instance) spotd_build_info{@}")],
