@@ -3,12 +3,12 @@
 
     tools/spot_distill/fetch_corpus.py OUT_DIR
 
-About 58 MB (15 million tokens) in OUT_DIR/train, and one document in twenty, chosen by a hash of its name, in
+About 69 MB (20 million tokens) in OUT_DIR/train, and one document in twenty, chosen by a hash of its name, in
 OUT_DIR/held-out for judging: the Linux kernel's documentation, Perl's, Python's, the Debian reference and the Debian
 handbook, and the sources of Python's standard library. Needs apt-get and dpkg-deb. The file list is sorted and each
 document keeps its package's path in its name, so a corpus of the same package versions is the same byte for byte.
 
-One training document in three also gives a conversation, OUT_DIR/train/*.chat.txt: a passage of it with facts inserted,
+Each training document also gives a conversation, OUT_DIR/train/*.chat.txt: a passage of it with facts inserted,
 questions about them, a chain of variables to follow or a line to repeat, and the answers, with ChatML's markers.
 """
 import gzip
@@ -35,7 +35,6 @@ SOURCES = {
 }
 
 
-CHAT_ONE_IN = 3
 PASSAGE_BYTES = 2600  # about 800 tokens: passage and answers fit a training sequence
 NAMES = ("Avery", "Blake", "Casey", "Devon", "Ellis", "Finley", "Harper", "Jordan", "Kendall", "Logan", "Morgan", "Parker")
 THINGS = ("the harbour gate", "the blue cabinet", "the archive room", "the night train", "the north tower", "the test rig",
@@ -140,9 +139,7 @@ def write_chats(train: pathlib.Path) -> int:
     written = 0
     for path in sorted(p for p in train.glob("*.txt") if not p.name.endswith(".chat.txt")):
         seed = zlib.crc32(path.name.encode())
-        if seed % CHAT_ONE_IN:
-            continue
-        chat = chat_of(path.read_text(encoding="utf-8"), seed // CHAT_ONE_IN)
+        chat = chat_of(path.read_text(encoding="utf-8"), seed)
         if chat is not None:
             path.with_name(path.name.removesuffix(".txt") + ".chat.txt").write_text(chat, encoding="utf-8")
             written += 1

@@ -23,9 +23,15 @@ def save(figure, path: pathlib.Path) -> None:
     path.write_text("\n".join(line.rstrip() for line in path.read_text().splitlines()) + "\n")
 
 
+def context_with_a_curve(report):
+    """The longest context at which the selector was judged at three densities or more."""
+    contexts = sorted({r["context"] for r in report["rows"]}, reverse=True)
+    return next((c for c in contexts if len(curve(report, "distilled", c)) > 2), longest(report))
+
+
 def draw_curves(name, report, emulated, folder):
-    """KL against density, and against bytes read, of every policy at the longest context."""
-    context = longest(report)
+    """KL against density, and against bytes read, of every policy at one context."""
+    context = context_with_a_curve(report)
     figure, axes = plt.subplots(1, 2, figsize=(10, 4), sharey=True)
     for axis, x in zip(axes, ("density", "bytes")):
         for policy, (color, marker) in STYLES.items():
@@ -136,7 +142,9 @@ def draw_needles(name, report, folder):
 
 def draw_recall(name, report, folder):
     """Single needle at the longest context: which layers read its line while the reply is decoded."""
-    rows = [r for r in report["rows"] if r["task"] == "single" and "depth" not in r and r["context"] == longest(report)]
+    rows = [r for r in report["rows"] if r["task"] == "single" and "fact_recall_layers" in r and r["context"] == longest(report)]
+    if not rows:
+        return
     figure, axis = plt.subplots(figsize=(8, 3.2))
     for r in rows:
         if r["policy"] != "window":

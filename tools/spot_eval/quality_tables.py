@@ -197,7 +197,8 @@ def floors_table(name: str, tasks: dict) -> str:
         return "No floors are set for this model."
     report = tasks.get("floor", tasks["ppl"])
     context = longest(report)
-    rows = [["", "contexts judged", "", str(report["rows"][0]["documents"]), ""]]
+    default = find(report, "distilled@0.8", context)
+    rows = [["", "contexts judged", "", str(default["documents"]), ""]] if default else []
     for policy in judged_policies(report, context, floor["density"]):
         row = find(report, policy, context)
         upper = math.expm1(row["nll_delta"] + row["nll_delta_ci95"])
