@@ -89,9 +89,12 @@ constexpr ReasonInfo kCatalogue[] = {
      "As many of the caller's requests are in the server as may be.",
      "Wait for some of them to end."},
     {reason::kTenantKvLimit, Code::kResourceExhausted, true, "limit",
-     "The caller's running requests hold as much of the KV cache as they may.",
+     "The caller's running requests hold as much of the KV cache as they may. A reply that grows "
+     "into "
+     "the limit ends with this, and its session keeps what was delivered.",
      "Wait for some of them to end."},
-    {reason::kDraining, Code::kUnavailable, false, "", "The server is shutting down.",
+    {reason::kDraining, Code::kUnavailable, false, "",
+     "The server is shutting down, or did before the call had come to its end.",
      "Go to another server, or connect again."},
     {reason::kDeviceLost, Code::kUnavailable, false, "",
      "The server's GPU failed and needs a restart. The request is lost.",
