@@ -11,7 +11,7 @@ import sys
 
 SOURCE = pathlib.Path(__file__).resolve().parents[2]
 DATA = SOURCE / "tests/data"
-SELECTOR_HASH = "8486b25e0abab896d63155b33b357bf8"  # ModelConfig::Fingerprint of the model of selector_fuzzer.cc
+SELECTOR_HASH = "1bb38b7a03653d7ccaf35432b9bea652"  # ModelConfig::Fingerprint of the model of selector_fuzzer.cc
 
 
 def gguf_string(text: str) -> bytes:
@@ -88,7 +88,7 @@ def tiny_gguf(alphabet: list) -> bytes:
 
 def safetensors(tensors: dict, metadata: dict = None) -> bytes:
     """`tensors` gives dtype and shape of each; all zeros."""
-    sizes = {"F32": 4, "F16": 2, "BF16": 2, "I64": 8}
+    sizes = {"F32": 4, "F16": 2, "BF16": 2, "I8": 1, "I64": 8}
     header, offset = {}, 0
     if metadata is not None:
         header["__metadata__"] = metadata
@@ -102,15 +102,16 @@ def safetensors(tensors: dict, metadata: dict = None) -> bytes:
     return struct.pack("<Q", len(text)) + text + bytes(offset)
 
 
-def tiny_selector() -> bytes:
-    """For the model of selector_fuzzer.cc."""
+def tiny_selector(groups: int, int8: bool) -> bytes:
+    """For the model of selector_fuzzer.cc, which has two KV heads."""
     tensors = {}
     for layer in range(2):
-        part = f"layers.{layer}.selector."
-        tensors |= {part + "q.weight": ("F32", [32, 4]), part + "k.weight": ("F32", [32, 4]),
-                    part + "w.weight": ("F32", [1, 4]), part + "k_norm.weight": ("F32", [32])}
-    metadata = {"format_version": "1", "base_model": "tiny", "config_hash": SELECTOR_HASH, "heads": "1", "dim": "32",
-                "rope_theta": "10000", "block_size": "16", "training_tokens": "1000", "training_length": "64",
+        for part, rows in (("q", 32), ("k", 32), ("w", groups)):
+            name = f"layers.{layer}.selector.{part}.weight"
+            tensors |= {name: ("I8" if int8 else "F32", [rows, 4])} | ({name + ".scale": ("F32", [rows])} if int8 else {})
+        tensors[f"layers.{layer}.selector.k_norm.weight"] = ("F32", [32])
+    metadata = {"format_version": "2" if int8 else "1", "groups": str(groups), "base_model": "tiny", "config_hash": SELECTOR_HASH,
+                "heads": "1", "dim": "32", "rope_theta": "10000", "block_size": "16", "training_tokens": "1000", "training_length": "64",
                 "calibration": "1.0,0.9", "budget_p_residual": "0.5,1", "budget_p_total": "1,0.9",
                 "budget_k_min_tokens": "0,512"}
     return safetensors(tensors, metadata)
@@ -144,7 +145,7 @@ def seeds() -> dict:
         "gguf": [tiny_gguf(few_characters()), tiny_gguf(byte_alphabet()), gguf({"general.architecture": "llama"}, {}),
                  gguf({"a": [1, 2], "b": True}, {"t": [2, 2]}, 2)],
         "safetensors": [safetensors({"a": ("F32", [2, 3]), "b": ("BF16", [4])}, {"k": "v"}), safetensors({})],
-        "selector": [tiny_selector()],
+        "selector": [tiny_selector(1, False), tiny_selector(2, True)],
         "tokenizer_json": tiny_tokenizers(),
         "chat_template": chat_templates(),
         "hf_config": [(path / "config.json").read_bytes() for path in sorted((DATA / "models").iterdir())

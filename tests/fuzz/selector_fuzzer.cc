@@ -4,13 +4,14 @@
 
 namespace {
 
-// make_seeds.py writes a selector for it.
+// make_seeds.py writes selectors for it.
 spotd::model::ModelConfig TwoLayers() {
   spotd::model::ModelConfig config;
   config.name = "fuzz";
   config.architecture = "llama";
   config.layers = 2;
   config.hidden = 4;
+  config.kv_heads = 2;
   return config;
 }
 
