@@ -104,6 +104,10 @@ class SyntheticTest(unittest.TestCase):
     def test_refusals_name_the_flag(self):
         for arguments, word in ((["attention", "--model", "no-geometry"], "--model"), (["decode", "--model", "synthetic:none"], "qwen3-8b"),
                                 (["decode", "--model", "synthetic:tiny", "--policy", "full@0.5"], "--policy"),
+                                (["linear", "--model", "synthetic:tiny", "--rows", "1,x"], "--rows"),
+                                (["attention", "--model", "synthetic:tiny", "--densities", "0"], "--densities"),
+                                (["linear", "--model", "synthetic:tiny", "--chunk", "0"], "--chunk"),
+                                (["prefill", "--model", "synthetic:tiny", "--repeats", "0"], "--repeats"),
                                 (["serve", "--model", "m.gguf"], "--model")):
             result = subprocess.run([str(BIN / "spot-bench"), *arguments], capture_output=True, text=True, timeout=60, check=False)
             self.assertEqual(result.returncode, 1, result.stdout)

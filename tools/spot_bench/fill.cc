@@ -1,21 +1,15 @@
 #include "tools/spot_bench/fill.h"
 
 #include <algorithm>
-#include <chrono>
 #include <random>
 #include <vector>
 
 #include "kernels/core/selector_key.h"
 #include "kernels/core/status.h"
+#include "tools/spot_bench/operation_timer.h"
 
 namespace spotd::bench {
 namespace {
-
-using Clock = std::chrono::steady_clock;
-
-double SecondsSince(Clock::time_point start) {
-  return std::chrono::duration<double>(Clock::now() - start).count();
-}
 
 struct Range {
   size_t begin;

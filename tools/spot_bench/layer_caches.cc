@@ -9,7 +9,6 @@
 namespace spotd::bench {
 namespace {
 
-constexpr int32_t kSelectorHeads = 4;
 constexpr size_t kSeedHalves = size_t{4} << 20;
 
 }  // namespace

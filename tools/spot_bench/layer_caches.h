@@ -11,6 +11,8 @@
 
 namespace spotd::bench {
 
+inline constexpr int32_t kSelectorHeads = 4;  // of the selector that is timed
+
 struct CacheShape {
   int32_t batch = 1;
   int32_t context = 0;  // tokens of each sequence

@@ -32,7 +32,6 @@ namespace spotd::bench {
 namespace {
 
 constexpr int32_t kLongestPrompt = 65536;
-constexpr int32_t kSelectorHeads = 4;
 constexpr double kLeastCacheBytes = 8e9;  // on a device: more than any cache keeps
 constexpr double kLeastHostBytes = 2.5e8;
 
@@ -273,6 +272,20 @@ void LayerBench::Linear() {
   }
 }
 
+absl::Status CheckLists() {
+  for (const std::string& text : absl::GetFlag(FLAGS_densities)) {
+    const float share = std::strtof(text.c_str(), nullptr);
+    if (!(share > 0 && share <= 1)) {
+      return InvalidArgument("--densities: '", text, "' is not over 0 and at most 1");
+    }
+  }
+  for (const std::string& text : absl::GetFlag(FLAGS_rows)) {
+    if (std::atoi(text.c_str()) < 1)
+      return InvalidArgument("--rows: '", text, "' is not 1 or more");
+  }
+  return absl::OkStatus();
+}
+
 }  // namespace
 
 absl::Status RunLayerCommand(const std::string& command) {
@@ -283,9 +296,11 @@ absl::Status RunLayerCommand(const std::string& command) {
   }
   SPOTD_ASSIGN_OR_RETURN(const model::ModelConfig model,
                          tools::SyntheticConfig(name.substr(tools::kSyntheticPrefix.size())));
-  if (absl::GetFlag(FLAGS_context) < 1 || absl::GetFlag(FLAGS_batch) < 1) {
-    return InvalidArgument("--context and --batch must be at least 1");
+  if (absl::GetFlag(FLAGS_context) < 1 || absl::GetFlag(FLAGS_batch) < 1 ||
+      absl::GetFlag(FLAGS_chunk) < 1) {
+    return InvalidArgument("--context, --batch and --chunk must be at least 1");
   }
+  SPOTD_RETURN_IF_ERROR(CheckLists());
   SPOTD_ASSIGN_OR_RETURN(
       const auto backend,
       kernels::CreateBackend({absl::GetFlag(FLAGS_backend), absl::GetFlag(FLAGS_threads)}));

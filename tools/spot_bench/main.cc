@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <cstdio>
 #include <string>
-#include <thread>
 #include <vector>
 
 #include "absl/flags/flag.h"
@@ -59,8 +58,10 @@ absl::StatusOr<BenchOptions> OptionsFromFlags() {
   options.context = absl::GetFlag(FLAGS_context);
   options.batch = absl::GetFlag(FLAGS_batch);
   options.steps = absl::GetFlag(FLAGS_steps);
-  if (options.context < 1 || options.batch < 1 || options.steps < 1 || options.model.chunk < 1) {
-    return absl::InvalidArgumentError("--context, --batch, --steps and --chunk must be at least 1");
+  if (options.context < 1 || options.batch < 1 || options.steps < 1 || options.model.chunk < 1 ||
+      absl::GetFlag(FLAGS_repeats) < 1) {
+    return absl::InvalidArgumentError(
+        "--context, --batch, --steps, --chunk and --repeats must be at least 1");
   }
   options.model.max_context = options.context + options.steps + kSpareTokens;
   options.model.max_batch = options.batch;

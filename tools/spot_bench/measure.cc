@@ -1,7 +1,6 @@
 #include "tools/spot_bench/measure.h"
 
 #include <algorithm>
-#include <chrono>
 #include <random>
 #include <utility>
 #include <vector>
@@ -13,14 +12,8 @@
 namespace spotd::bench {
 namespace {
 
-using Clock = std::chrono::steady_clock;
-
 constexpr uint32_t kSeed = 1;
 constexpr int kWarmUpSteps = 4;
-
-double SecondsSince(Clock::time_point start) {
-  return std::chrono::duration<double>(Clock::now() - start).count();
-}
 
 // Exactly options.context tokens: of the text, repeated as often as needed, or of a seeded
 // generator.

@@ -1,7 +1,6 @@
 #include "tools/spot_bench/operation_timer.h"
 
 #include <algorithm>
-#include <chrono>
 #include <cstdio>
 #include <cstdlib>
 
@@ -10,17 +9,15 @@
 namespace spotd::bench {
 namespace {
 
-using Clock = std::chrono::steady_clock;
-
 constexpr int kRuns = 9;
 constexpr double kRunSeconds = 5e-3;
 constexpr int kCopies = 10;
 
+}  // namespace
+
 double SecondsSince(Clock::time_point start) {
   return std::chrono::duration<double>(Clock::now() - start).count();
 }
-
-}  // namespace
 
 void Require(const absl::Status& status) {
   if (status.ok()) return;

@@ -4,6 +4,7 @@
 // there is nothing to report then.
 #pragma once
 
+#include <chrono>
 #include <cstddef>
 #include <functional>
 #include <memory>
@@ -13,6 +14,9 @@
 #include "kernels/backend.h"
 
 namespace spotd::bench {
+
+using Clock = std::chrono::steady_clock;
+double SecondsSince(Clock::time_point start);
 
 // Ends the program when `status` is an error.
 void Require(const absl::Status& status);
