@@ -118,7 +118,7 @@ void NormaliseKeys(const DistillArgs& args, ThreadPool& pool, DistillScratch& sc
 // Rounds the keys as inference would store them.
 void RoundKeys(const DistillArgs& args, ThreadPool& pool, DistillScratch& scratch) {
   pool.ParallelFor(args.rows, 64, [&](int64_t begin, int64_t end, int) {
-    std::vector<Fp16> stored(SelectorKeyBytes(args.key_rounding, args.dim) / sizeof(Fp16));
+    std::vector<Fp16> stored((SelectorKeyBytes(args.key_rounding, args.dim) + 1) / sizeof(Fp16));
     for (int64_t row = begin; row < end; ++row) {
       float* const key = scratch.k.data() + row * args.dim;
       EncodeSelectorKey(args.key_rounding, key, args.dim, stored.data());

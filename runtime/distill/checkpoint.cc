@@ -157,12 +157,16 @@ absl::Status RewriteSelector(const std::string& from, const std::string& to,
   bool int8 = false;
   for (const auto& [name, tensor] : file.tensors()) {
     int8 |= tensor.type_name == model::kInt8TypeName;
-    if (storage != SelectorStorage::kInt8 || tensor.shape.size() != 2 || !tensor.type) {
+    if (storage != SelectorStorage::kInt8 || tensor.shape.size() != 2 || !tensor.type ||
+        tensor.bytes == 0) {
       outputs.push_back({name, tensor.type_name, tensor.shape, tensor.data, tensor.bytes});
       continue;
     }
     const std::vector<float> values =
         model::ToFloats({*tensor.type, tensor.shape, tensor.data, tensor.bytes});
+    if (!std::all_of(values.begin(), values.end(), [](float v) { return std::isfinite(v); })) {
+      return DataLoss(from, ": tensor ", name, " holds values that are not finite");
+    }
     const model::Int8Matrix& matrix =
         packed.emplace_back(model::QuantizeInt8(values, tensor.shape[0]));
     outputs.push_back(

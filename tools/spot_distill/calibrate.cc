@@ -331,6 +331,16 @@ absl::Status CheckOptions(const CalibrateOptions& options, int32_t context) {
   return absl::OkStatus();
 }
 
+// Texts with a question are somewhat shorter than the context.
+absl::Status CheckTail(const std::vector<QuestionDocument>& questions, int32_t tail) {
+  for (const QuestionDocument& question : questions) {
+    if (question.tokens.size() > static_cast<size_t>(tail)) continue;
+    return InvalidArgument("--tail: a text with a question has only ", question.tokens.size(),
+                           " tokens, got ", tail);
+  }
+  return absl::OkStatus();
+}
+
 }  // namespace
 
 absl::Status Calibrate(const CalibrateOptions& options) {
@@ -361,6 +371,7 @@ absl::Status Calibrate(const CalibrateOptions& options) {
   SPOTD_ASSIGN_OR_RETURN(const std::vector<QuestionDocument> questions,
                          MakeQuestionDocuments(*source, *tokenizer, Shortened(documents, context),
                                                context, 2 * options.questions, kQuestionSeed));
+  SPOTD_RETURN_IF_ERROR(CheckTail(questions, options.tail));
   // Temperatures and budgets are those of the weights as they are stored.
   SPOTD_RETURN_IF_ERROR(RewriteSelector(options.selector, options.out, {}, options.storage));
   SPOTD_ASSIGN_OR_RETURN(const Metadata temperatures, FitTemperatures(options, few, reliable));

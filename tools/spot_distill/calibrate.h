@@ -17,13 +17,13 @@ struct CalibrateOptions {
   std::vector<std::string> corpus;
   std::string backend = "auto";
   int threads = 0;
-  int32_t context = 0;    // tokens; 0 = the model's context length
-  double density = 0.15;  // mean density that the default settings shall have at `context`
-  int32_t documents = 8;  // searched with; as many others judge
-  int32_t questions = 8;  // texts with a question at the end searched with; as many others judge
+  int32_t context = 0;     // tokens; 0 = the model's context length
+  double density = 0.15;   // mean density that the default settings shall have at `context`
+  int32_t documents = 12;  // searched with; as many others judge
+  int32_t questions = 12;  // texts with a question at the end searched with; as many others judge
   double answer_weight = 0.1;  // of the KL on their answers, beside that on plain text
-  int32_t tail = 48;           // tokens decoded of each
-  int32_t rounds = 2;
+  int32_t tail = 32;           // tokens decoded of each
+  int32_t rounds = 3;
   std::vector<std::string>
       rules;  // families to search: p_residual, p_total, fraction, floor, dense
   SelectorStorage storage = SelectorStorage::kBf16;

@@ -118,6 +118,17 @@ TEST_F(SelectorStorageTest, RewritingAgainChangesNothingElse) {
   EXPECT_EQ((*selector)->config().score_scales, std::vector<float>{0.25f});
 }
 
+TEST_F(SelectorStorageTest, EightBitsRefuseWhatIsNotFinite) {
+  outputs_.push_back({"empty", "F32", {0, 5}, nullptr, 0});
+  Save();
+  EXPECT_TRUE(RewriteSelector(path_, small_, {}, SelectorStorage::kInt8).ok());
+  tensors_[1][7] = NAN;
+  Save();
+  const absl::Status status = RewriteSelector(path_, small_, {}, SelectorStorage::kInt8);
+  EXPECT_EQ(status.code(), absl::StatusCode::kDataLoss) << status;
+  EXPECT_THAT(std::string(status.message()), HasSubstr("selector.k.weight"));
+}
+
 TEST_F(SelectorStorageTest, RefusesScalesThatAreMissingOrNoNumbers) {
   const std::vector<int8_t> codes(kDim * kHidden, 1);
   std::vector<float> scales(kDim, 0.5f);

@@ -62,6 +62,8 @@ refused "KV heads" run --out "$work/x" --groups 7
 refused "a number or kv-heads" run --out "$work/x" --groups many
 refused "not bf16 or int8" run --out "$work/x" --storage int7
 refused "no room" run --calibrate "$work/whole" --out "$work/x" --context 128
+refused "a text with a question has only" "$distill" --model "$model" --backend cpu --corpus "$work/corpus" --calibrate "$work/whole" \
+  --out "$work/x" --context 640 --documents 1 --questions 1 --tail 630
 refused "must not be negative" run --calibrate "$work/whole" --out "$work/x" --context 128 --questions -1
 refused "not p_residual" run --calibrate "$work/whole" --out "$work/x" --rules p_most
 refused "density must be" run --calibrate "$work/whole" --out "$work/x" --density 1.5
