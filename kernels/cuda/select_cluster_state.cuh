@@ -42,7 +42,6 @@ struct ClusterShared {
   uint64_t of_warp[kWarps];
   uint2 extremes_of_warp[kWarps];
   uint32_t bits[kWarps * kMostItems];  // of the chosen blocks, in order
-  uint32_t chosen_of[kMostMembers];    // of a member's candidates
   uint32_t count_of[kMostMembers];     // blocks that a member lists
   uint64_t reserved_mass;
   float reserved_max;

@@ -6,8 +6,7 @@
 // Kernels overlap under dependent launch, so a kernel is charged with what the chain grew by: the
 // end of it less the latest end before it. The charges of a step add up to the step. One line per
 // kernel and grid: calls a step, microseconds of a call and of the step, then its own duration,
-// registers, shared memory. A second table counts the calls of the driver's and the runtime's
-// interface while those steps ran, where SPOTD_TRACE_CALLS is set.
+// registers, shared memory. What a step asks of the driver is api_trace.cc's.
 #include <cupti.h>
 
 #include <algorithm>
@@ -38,20 +37,10 @@ struct Kernel {
   std::string name;
 };
 
-struct Call {
-  uint64_t start;
-  uint64_t end;
-  std::string name;
-};
-
 std::mutex mutex;
 std::vector<Kernel>& Kernels() {
   static auto* kernels = new std::vector<Kernel>;
   return *kernels;
-}
-std::vector<Call>& Calls() {
-  static auto* calls = new std::vector<Call>;
-  return *calls;
 }
 
 // The function's own name, from a mangled one: the last length-prefixed word before its arguments.
@@ -88,23 +77,17 @@ void CUPTIAPI GiveBuffer(uint8_t** buffer, size_t* size, size_t* max_records) {
 }
 
 void Read(const CUpti_Activity* record) {
-  if (record->kind == CUPTI_ACTIVITY_KIND_CONCURRENT_KERNEL) {
-    const auto* k = reinterpret_cast<const CUpti_ActivityKernel10*>(record);
-    Kernels().push_back({k->start,
-                         k->end,
-                         k->graphId,
-                         k->correlationId,
-                         {k->gridX, k->gridY, k->gridZ},
-                         k->blockX * k->blockY * k->blockZ,
-                         k->registersPerThread,
-                         static_cast<uint32_t>(k->dynamicSharedMemory + k->staticSharedMemory),
-                         ShortName(k->name)});
-  } else if (record->kind == CUPTI_ACTIVITY_KIND_RUNTIME) {
-    const auto* call = reinterpret_cast<const CUpti_ActivityAPI*>(record);
-    const char* name = nullptr;
-    cuptiGetCallbackName(CUPTI_CB_DOMAIN_RUNTIME_API, call->cbid, &name);
-    Calls().push_back({call->start, call->end, name == nullptr ? "?" : name});
-  }
+  if (record->kind != CUPTI_ACTIVITY_KIND_CONCURRENT_KERNEL) return;
+  const auto* k = reinterpret_cast<const CUpti_ActivityKernel10*>(record);
+  Kernels().push_back({k->start,
+                       k->end,
+                       k->graphId,
+                       k->correlationId,
+                       {k->gridX, k->gridY, k->gridZ},
+                       k->blockX * k->blockY * k->blockZ,
+                       k->registersPerThread,
+                       static_cast<uint32_t>(k->dynamicSharedMemory + k->staticSharedMemory),
+                       ShortName(k->name)});
 }
 
 void CUPTIAPI TakeBuffer(CUcontext, uint32_t, uint8_t* buffer, size_t, size_t valid) {
@@ -121,21 +104,6 @@ double Median(std::vector<double> values) {
 }
 
 using Step = std::vector<const Kernel*>;
-
-void PrintCalls(const std::vector<Step>& steps) {
-  const uint64_t from = steps.front().front()->start;
-  const uint64_t to = steps.back().front()->start;
-  std::map<std::string, std::pair<int, double>> calls;
-  for (const Call& call : Calls()) {
-    if (call.start < from || call.start >= to) continue;
-    calls[call.name].first += 1;
-    calls[call.name].second += static_cast<double>(call.end - call.start) / 1e3;
-  }
-  const auto count = static_cast<double>(steps.size() - 1);
-  for (const auto& [name, what] : calls)
-    std::fprintf(stderr, "  %-40s %6.2f calls a step %8.1f us a step\n", name.c_str(),
-                 what.first / count, what.second / count);
-}
 
 void Print(uint32_t graph, const std::vector<Step>& steps) {
   struct Line {
@@ -175,7 +143,6 @@ void Print(uint32_t graph, const std::vector<Step>& steps) {
         key.c_str(), line.charged.size() / steps.size(), Median(line.charged), -sum,
         Median(line.own), line.kernel->threads, line.kernel->registers, line.kernel->shared_bytes);
   }
-  if (std::getenv("SPOTD_TRACE_CALLS") != nullptr && steps.size() > 1) PrintCalls(steps);
 }
 
 void Finish() {
@@ -204,7 +171,6 @@ void Finish() {
 extern "C" int InitializeInjection() {
   cuptiActivityRegisterCallbacks(GiveBuffer, TakeBuffer);
   cuptiActivityEnable(CUPTI_ACTIVITY_KIND_CONCURRENT_KERNEL);
-  if (std::getenv("SPOTD_TRACE_CALLS") != nullptr) cuptiActivityEnable(CUPTI_ACTIVITY_KIND_RUNTIME);
   std::atexit(Finish);
   return 1;
 }
