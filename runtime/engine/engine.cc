@@ -394,7 +394,10 @@ absl::StatusOr<SessionInfo> Engine::UpdateSession(const SessionRef& ref,
       SPOTD_RETURN_IF_ERROR(CheckPolicy(*update.policy, has_selector()));
       SPOTD_RETURN_IF_ERROR(CheckPolicyBounds(*update.policy, impl_->options.policy_bounds));
     }
-    return impl_->registry.Update(ref, update);
+    SPOTD_ASSIGN_OR_RETURN(SessionInfo info, impl_->registry.Update(ref, update));
+    // An idle engine sleeps until the earliest end that it knew of.
+    if (update.expiry) impl_->queue.Put([] {});
+    return info;
   });
 }
 
@@ -437,16 +440,18 @@ absl::StatusOr<SessionInfo> Engine::ForkSession(const SessionRef& ref,
 }
 
 absl::StatusOr<SessionInfo> Engine::RewindSession(const SessionRef& ref, int32_t tokens) {
-  Completion done;
-  SPOTD_RETURN_IF_ERROR(
-      impl_->registry.Rewind(ref, tokens, *impl_->tokenizer, [&](std::shared_ptr<Session> session) {
-        impl_->queue.Put([this, done, tokens, session = std::move(session)] {
-          impl_->loop.TruncateKv(session.get(), tokens);
-          done.Notify();
-        });
-      }));
-  done.Wait();
-  return impl_->registry.Get({ref.id, ref.tenant});
+  return GuardMemory([&]() -> absl::StatusOr<SessionInfo> {
+    Completion done;
+    const auto post = [&](std::shared_ptr<Session> session) {
+      impl_->queue.Put([this, done, tokens, session = std::move(session)] {
+        impl_->loop.TruncateKv(session.get(), tokens);
+        done.Notify();
+      });
+    };
+    SPOTD_RETURN_IF_ERROR(impl_->registry.Rewind(ref, tokens, *impl_->tokenizer, post));
+    done.Wait();
+    return impl_->registry.Get({ref.id, ref.tenant});
+  });
 }
 
 absl::StatusOr<std::shared_ptr<const SelectionRecord>> Engine::Selection(const SessionRef& ref) {

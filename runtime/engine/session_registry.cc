@@ -4,6 +4,7 @@
 #include <chrono>
 #include <new>
 #include <random>
+#include <span>
 #include <utility>
 
 #include "kernels/core/status.h"
@@ -105,8 +106,8 @@ absl::StatusOr<SessionClaim> SessionRegistry::Claim(const SessionRef& ref,
   if (request_id.empty() || entry->session->requests.Find(request_id) == nullptr) {
     SPOTD_RETURN_IF_ERROR(CheckEtag(*entry, ref.etag));
   }
-  entry->info.busy = true;
   Renew(entry);
+  entry->info.busy = true;
   return SessionClaim(this, entry->session);
 }
 
@@ -132,18 +133,18 @@ absl::StatusOr<SessionInfo> SessionRegistry::Update(const SessionRef& ref,
   const std::lock_guard lock(mutex_);
   SPOTD_ASSIGN_OR_RETURN(Entry * entry, update.policy ? FindIdle(ref) : Find(ref));
   SessionInfo info = entry->info;
+  if (update.display_name) info.display_name = *update.display_name;
+  info.etag = Etag(entry->revision + 1);
   if (update.expiry) {
     SessionOptions options;
     options.ttl = update.ttl;
     options.expire_time_ms = update.expire_time_ms;
     info.ttl_ms = info.expire_time_ms = 0;
     SPOTD_RETURN_IF_ERROR(SetExpiry(options, &info));
-    expiries_.erase({entry->info.expire_time_ms, info.id});
-    if (info.expire_time_ms != 0) expiries_.emplace(info.expire_time_ms, info.id);
+    MoveExpiry(entry, info.expire_time_ms);  // the last that may find no memory
   }
-  if (update.display_name) info.display_name = *update.display_name;
   if (update.policy) info.policy = entry->session->policy = *update.policy;
-  info.etag = Etag(++entry->revision);
+  ++entry->revision;
   entry->info = std::move(info);
   return entry->info;
 }
@@ -197,11 +198,17 @@ absl::Status SessionRegistry::Rewind(const SessionRef& ref, int32_t tokens,
          .field = "token_count",
          .metadata = {{"limit", std::to_string(length)}, {"got", std::to_string(tokens)}}});
   }
+  // What may find no memory comes first: KV that outlived its tokens would pass for that of others.
+  std::optional<Conversation> rewound;
+  if (tokens < length) {
+    rewound = session.conversation;
+    rewound->Rewind(std::span(session.tokens).first(tokens), tokenizer);
+  }
+  post(entry->session);
   session.tokens.resize(tokens);
-  if (tokens < length) session.conversation.Rewind(session.tokens, tokenizer);
+  if (rewound) session.conversation = *std::move(rewound);
   PublishContent(entry);
   Renew(entry);
-  post(entry->session);
   metrics_->session_rewinds.fetch_add(1);
   return absl::OkStatus();
 }
@@ -353,9 +360,7 @@ void SessionRegistry::Register(Entry* entry, std::shared_ptr<Session> session, S
   entry->request_id = request_id;
   const std::string& tenant = entry->session->tenant;
   if (!request_id.empty()) by_request_.insert_or_assign({tenant, request_id}, entry->info.id);
-  if (entry->info.expire_time_ms != 0) {
-    expiries_.emplace(entry->info.expire_time_ms, entry->info.id);
-  }
+  MoveExpiry(entry, std::exchange(entry->info.expire_time_ms, 0));
   const auto tokens = static_cast<int32_t>(entry->session->tokens.size());
   if (tokens > 0) entry->info.etag = Etag(++entry->revision);
   entry->info.tokens = tokens;
@@ -391,7 +396,7 @@ void SessionRegistry::Erase(Sessions::iterator it) {
   const std::string& tenant = entry.session->tenant;
   metrics_->sessions.fetch_sub(1);
   metrics_->session_tokens.fetch_sub(entry.info.tokens);
-  expiries_.erase({entry.info.expire_time_ms, entry.info.id});
+  if (entry.info.expire_time_ms != 0) expiries_.erase(entry.expiry);
   if (!entry.request_id.empty()) by_request_.erase({tenant, entry.request_id});
   const auto holdings = tenants_.find(tenant);
   holdings->second.tokens -= entry.info.tokens;
@@ -414,10 +419,20 @@ void SessionRegistry::Purge() {
 void SessionRegistry::Renew(Entry* entry) {
   SessionInfo& info = entry->info;
   if (info.ttl_ms == 0) return;
-  auto expiry = expiries_.extract({info.expire_time_ms, info.id});  // moved without allocating
+  auto expiry = expiries_.extract(entry->expiry);  // moved without allocating
   info.expire_time_ms = limits_.now_ms() + info.ttl_ms;
   expiry.value().first = info.expire_time_ms;
-  expiries_.insert(std::move(expiry));
+  entry->expiry = expiries_.insert(std::move(expiry)).position;
+}
+
+void SessionRegistry::MoveExpiry(Entry* entry, int64_t time_ms) {
+  const int64_t before = entry->info.expire_time_ms;
+  if (time_ms == before) return;
+  const auto added =
+      time_ms == 0 ? expiries_.end() : expiries_.emplace(time_ms, entry->info.id).first;
+  if (before != 0) expiries_.erase(entry->expiry);
+  entry->expiry = added;
+  entry->info.expire_time_ms = time_ms;
 }
 
 void SessionRegistry::PublishContent(Entry* entry) {

@@ -112,9 +112,11 @@ class SessionRegistry {
 
  private:
   friend class SessionClaim;
+  using Expiries = std::set<std::pair<int64_t, std::string>>;  // time, id
   struct Entry {
     std::shared_ptr<Session> session;
-    SessionInfo info;  // what others see
+    SessionInfo info;           // what others see
+    Expiries::iterator expiry;  // its place, where info.expire_time_ms is not 0
     std::string request_id;
     uint64_t revision = 0;  // of the content
     std::shared_ptr<const SelectionRecord> selection;
@@ -138,6 +140,7 @@ class SessionRegistry {
   void Register(Entry* entry, std::shared_ptr<Session> session, SessionInfo info,
                 const std::string& request_id);
   absl::Status SetExpiry(const SessionOptions& options, SessionInfo* info) const;
+  void MoveExpiry(Entry* entry, int64_t time_ms);
   void Erase(Sessions::iterator it);
   void Purge();
   void Renew(Entry* entry);
@@ -151,7 +154,7 @@ class SessionRegistry {
   Sessions sessions_;
   std::map<std::string, Holdings> tenants_;
   std::map<std::pair<std::string, std::string>, std::string> by_request_;  // tenant, request -> id
-  std::set<std::pair<int64_t, std::string>> expiries_;                     // time, id
+  Expiries expiries_;
   std::vector<std::shared_ptr<Session>> expired_;
 };
 

@@ -41,9 +41,17 @@ TEST(AllocationFailureTest, CreateForkAndUpdateSessions) {
   options.request_id = "a-request-id-of-many-characters-2";
   EXPECT_GT(FailEachAllocation([&] { check(engine->ForkSession(ref, options)); }), 5);
   EXPECT_EQ(made, 2);
+  const SessionUpdate hour = {.expiry = true, .ttl = std::chrono::hours(1)};
+  ASSERT_TRUE(engine->UpdateSession(ref, hour).ok());
   const SessionUpdate update = {
       .display_name = options.display_name, .expiry = true, .ttl = std::chrono::hours(2)};
-  EXPECT_GT(FailEachAllocation([&] { check(engine->UpdateSession(ref, update)); }), 2);
+  EXPECT_GT(FailEachAllocation([&] {
+              check(engine->UpdateSession(ref, update));
+              const long left = std::exchange(testing::allocations_left, -1);  // NOLINT
+              EXPECT_TRUE(engine->RewindSession(ref, 50).ok()) << "which moves its end";
+              testing::allocations_left = left;
+            }),
+            2);
   EXPECT_EQ(made, 3);
   EXPECT_EQ(engine->metrics().sessions.load(), 3);
   const auto all = engine->ListSessions({""}, 10);
@@ -53,9 +61,32 @@ TEST(AllocationFailureTest, CreateForkAndUpdateSessions) {
   EXPECT_EQ(engine->metrics().kv_blocks_used.load(), 0);
 }
 
+TEST(AllocationFailureTest, RewindKeepsTokensAndKvTogether) {
+  auto engine = MakeTinyEngine();
+  const SessionRef ref(NewSession(engine.get()));
+  ASSERT_TRUE(AppendText(engine.get(), ref.id, Words(60)).ok());
+  int rewound = 0;
+  const int failed = FailEachAllocation([&] {
+    const auto info = engine->RewindSession(ref, 20);
+    const long left = std::exchange(testing::allocations_left, -1);  // NOLINT
+    if (info.ok()) {
+      ++rewound;
+    } else {
+      ExpectOutOfMemory(info.status());
+    }
+    const SessionInfo now = *engine->GetSession(ref);
+    EXPECT_LT(now.cached_tokens, now.tokens);
+    testing::allocations_left = left;
+  });
+  EXPECT_GT(failed, 3);
+  EXPECT_EQ(rewound, 1);
+}
+
 TEST(AllocationFailureTest, Append) {
   auto engine = MakeTinyEngine();
-  const std::string id = NewSession(engine.get());
+  SessionOptions options;
+  options.ttl = std::chrono::hours(1);
+  const std::string id = engine->CreateSession(options)->id;
   int32_t tokens = 0;
   int appended = 0;
   const int failed = FailEachAllocation([&] {

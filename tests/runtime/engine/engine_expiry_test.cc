@@ -2,6 +2,7 @@
 #include <gtest/gtest.h>
 
 #include <atomic>
+#include <thread>
 
 #include "tests/runtime/engine/engine_fixture.h"
 
@@ -70,6 +71,17 @@ TEST_F(EngineExpiryTest, AnEngineWithNothingToDoWakesUpForIt) {
   auto engine = MakeTinyEngine(std::move(options));
   const std::string id = NewSession(engine.get());
   AppendText(engine.get(), id, Words(100)).IgnoreError();
+  EXPECT_TRUE(Eventually([&] { return engine->metrics().kv_blocks_used.load() == 0; }));
+}
+
+TEST_F(EngineExpiryTest, AnEndSetWhileItSleepsWakesItToo) {
+  auto engine = MakeTinyEngine();
+  const std::string id = NewSession(engine.get());
+  ASSERT_TRUE(AppendText(engine.get(), id, Words(100)).ok());
+  std::this_thread::sleep_for(std::chrono::milliseconds(50));  // until it sleeps
+  ASSERT_GT(engine->metrics().kv_blocks_used.load(), 0);
+  const SessionUpdate update = {.expiry = true, .ttl = std::chrono::milliseconds(20)};
+  ASSERT_TRUE(engine->UpdateSession(id, update).ok());
   EXPECT_TRUE(Eventually([&] { return engine->metrics().kv_blocks_used.load() == 0; }));
 }
 
