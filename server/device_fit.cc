@@ -12,8 +12,6 @@ namespace {
 
 using kernels::Gibibytes;
 
-constexpr size_t kSmallestKvMemory = size_t{64} << 20;
-
 }  // namespace
 
 size_t DeviceWeightBytes(const model::ModelConfig& model, const model::SelectorConfig* selector,
@@ -22,10 +20,11 @@ size_t DeviceWeightBytes(const model::ModelConfig& model, const model::SelectorC
   const auto heads = static_cast<size_t>(model.q_heads + model.kv_heads);
   const size_t attention = 2 * heads * static_cast<size_t>(model.head_dim);
   const size_t feed_forward = 3 * static_cast<size_t>(model.ffn_hidden);
-  const size_t choosing = selector == nullptr ? 0
-                                              : static_cast<size_t>(selector->heads + 1) *
-                                                        static_cast<size_t>(selector->dim) +
-                                                    static_cast<size_t>(selector->heads);
+  size_t choosing = 0;
+  if (selector != nullptr) {
+    choosing = static_cast<size_t>(selector->heads + 1) * static_cast<size_t>(selector->dim) +
+               static_cast<size_t>(selector->groups) * static_cast<size_t>(selector->heads);
+  }
   const size_t vocabularies = static_cast<size_t>(model.vocab) * (model.tied_embeddings ? 1u : 2u);
   const size_t columns =
       static_cast<size_t>(model.layers) * (attention + feed_forward + choosing) + vocabularies;

@@ -15,6 +15,8 @@ namespace spotd::server {
 
 // Kept free beside weights and KV: what steps allocate when they first run.
 inline constexpr size_t kDeviceReserve = size_t{1} << 30;
+// The least KV that is taken where no size is wished for, on a device or a host.
+inline constexpr size_t kSmallestKvMemory = size_t{64} << 20;
 
 // Bytes of the matrices on a device, which holds every type of weight in its activation type.
 // `selector` may be null.

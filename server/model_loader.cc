@@ -17,8 +17,6 @@
 namespace spotd::server {
 namespace {
 
-constexpr size_t kSmallestKvMemory = size_t{64} << 20;
-
 bool IsHost(const kernels::Backend& backend) {
   return backend.memory().total == 0;
 }

@@ -62,6 +62,10 @@ TEST(DeviceFitTest, WeightsAreCountedAsTheDeviceHoldsThem) {
   EXPECT_EQ(DeviceWeightBytes(Qwen3_8b(), &selector, device) -
                 DeviceWeightBytes(Qwen3_8b(), nullptr, device),
             size_t{2} * 36 * 4096 * (4 * 128 + 128 + 4));
+  selector.groups = 8;
+  EXPECT_EQ(DeviceWeightBytes(Qwen3_8b(), &selector, device) -
+                DeviceWeightBytes(Qwen3_8b(), nullptr, device),
+            size_t{2} * 36 * 4096 * (4 * 128 + 128 + 8 * 4));
 }
 
 TEST(DeviceFitTest, AModelTooLargeNamesTheFigures) {

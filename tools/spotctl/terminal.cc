@@ -135,8 +135,15 @@ void PrintAccount(const v1::GenerateResult& result) {
     std::fprintf(stderr, ", then %.1f tokens/s", (usage.generated_tokens() - 1) / decode);
   }
   std::fprintf(stderr, " (%s)\n", FinishText(result.finish_reason()));
-  std::fprintf(stderr, "  context %d tokens: %d computed, %d from the session\n",
+  std::fprintf(stderr, "  context %d tokens: %d computed, %d from the session",
                usage.prompt_tokens(), usage.computed_tokens(), usage.session_tokens());
+  if (usage.prefix_tokens() > 0) {
+    std::fprintf(stderr, ", %d found by their content", usage.prefix_tokens());
+  }
+  if (usage.restored_tokens() > 0) {
+    std::fprintf(stderr, ", %d computed again", usage.restored_tokens());
+  }
+  std::fputc('\n', stderr);
   PrintSparsity(result.sparsity());
 }
 
