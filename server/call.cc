@@ -143,6 +143,7 @@ grpc::Status Call::Finish(const absl::Status& status, const engine::GenerateResu
        {"prompt_tokens", result == nullptr ? "" : Concat(result->usage.prompt_tokens)},
        {"generated_tokens", result == nullptr ? "" : Concat(result->usage.generated_tokens)},
        {"ms", Concat(elapsed.count())}});
+  announced_ = {};  // before the client knows: nothing is left to end
   return ToGrpcStatus(status);
 }
 

@@ -43,11 +43,12 @@ class Call {
 
   // The session it is about, for the log.
   void set_session(std::string session) { session_ = std::move(session); }
-  // Makes the call known, so that another can end it through `cancel`, under the session set so
-  // far. Only where identity() is no error.
+  // Makes the call known until Finish, so that another can end it through `cancel`, under the
+  // session set so far. Only where identity() is no error.
   void Announce(RunningCalls* calls, std::shared_ptr<engine::CancelToken> cancel,
                 std::function<void()> on_end = nullptr);
-  // Logs and counts the outcome. Once per call.
+  // Logs and counts the outcome, and makes the call unknown. Once per call; what has the call may
+  // be freed long after gRPC and the client are done with it.
   grpc::Status Finish(const absl::Status& status, const engine::GenerateResult* result = nullptr);
 
   // The client's deadline on the engine's clock.

@@ -60,9 +60,9 @@ absl::Status Serve(const ServerConfig& config, const model::Policy& policy) {
   SPOTD_ASSIGN_OR_RETURN(const Security security, LoadSecurity(config));
   SPOTD_ASSIGN_OR_RETURN(const std::unique_ptr<engine::Engine> engine, LoadEngine(config, policy));
   RpcMetrics rpc_metrics;
+  RunningCalls calls(config.limits.max_uploads);
   CallExecutor workers(kWorkerThreads, kMaxQueuedCalls);
   CallExecutor writers(1, SIZE_MAX);
-  RunningCalls calls(config.limits.max_uploads);
   const ServiceContext context{.engine = engine.get(),
                                .workers = &workers,
                                .writers = &writers,

@@ -241,8 +241,8 @@ int Main(int argc, char** argv) {
   const auto engine =
       ValueOrDie(server::LoadEngine(config, ValueOrDie(config.DefaultPolicy(false))));
   server::RpcMetrics metrics;
-  server::CallExecutor workers(4, 1024), writers(1, SIZE_MAX);
   server::RunningCalls calls;
+  server::CallExecutor workers(4, 1024), writers(1, SIZE_MAX);
   server::ServiceContext context;
   context.calls = &calls;
   context.engine = engine.get();

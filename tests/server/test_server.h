@@ -66,9 +66,9 @@ class TestServer {
  private:
   std::unique_ptr<engine::Engine> engine_;
   server::RpcMetrics rpc_metrics_;
+  std::unique_ptr<server::RunningCalls> calls_;
   std::unique_ptr<server::CallExecutor> workers_;
   std::unique_ptr<server::CallExecutor> writers_;
-  std::unique_ptr<server::RunningCalls> calls_;
   server::ServiceContext context_;
   std::unique_ptr<server::GrpcServer> grpc_server_;
   std::shared_ptr<grpc::Channel> channel_;
