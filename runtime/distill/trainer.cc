@@ -33,17 +33,17 @@ absl::Status CheckOptions(const TrainerOptions& options, const model::ModelConfi
     return InvalidArgument("--groups must be 1 or the model's number of KV heads, ", model.kv_heads,
                            ", got ", options.selector.groups);
   }
+  // What readers of selector files demand: whole groups of every kind of quantised keys.
+  const int32_t dim = options.selector.dim;
+  if (dim < 32 || dim > 256 || dim % 32 != 0) {
+    return InvalidArgument("--dim must be a multiple of 32 in 32..256, got ", dim);
+  }
   if (options.length < 2 || options.length > limits.max_prefill_chunk) {
     return InvalidArgument("--length must be in 2..", limits.max_prefill_chunk, ", got ",
                            options.length);
   }
   if (options.queries < 1)
     return InvalidArgument("--queries must be at least 1, got ", options.queries);
-  const int group = kernels::SelectorKeyGroup(options.rounded_keys);
-  if (options.rounding_stage > 0 && options.selector.dim % group != 0) {
-    return InvalidArgument("--round_keys needs a --dim that is a multiple of ", group, ", got ",
-                           options.selector.dim);
-  }
   if (options.sequences_per_step < 1) {
     return InvalidArgument("--sequences must be at least 1, got ", options.sequences_per_step);
   }

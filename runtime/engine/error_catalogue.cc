@@ -90,8 +90,8 @@ constexpr ReasonInfo kCatalogue[] = {
      "Wait for some of them to end."},
     {reason::kTenantKvLimit, Code::kResourceExhausted, true, "limit",
      "The caller's running requests hold as much of the KV cache as they may. A reply that grows "
-     "into "
-     "the limit ends with this, and its session keeps what was delivered.",
+     "into the limit ends with this, and its session keeps what was delivered, or nothing of it "
+     "where the call had a request_id.",
      "Wait for some of them to end."},
     {reason::kDraining, Code::kUnavailable, false, "",
      "The server is shutting down, or did before the call had come to its end.",

@@ -1,7 +1,5 @@
 #!/usr/bin/env python3
-"""clients/python against a real server. Runs itself again under SPOTD_PYTHON, an interpreter with clients/python's
-requirements; without that variable, and without grpcio here, it is skipped."""
-import importlib.util
+"""clients/python against a real server."""
 import os
 import pathlib
 import shutil
@@ -10,7 +8,7 @@ import sys
 import unittest
 
 from security_test import Authority, token_line
-from spotd_process import SOURCE, TINY_FLAGS, Spotd, skip, temporary_directory, tiny_model
+from spotd_process import SOURCE, TINY_FLAGS, Spotd, main_with_grpc, temporary_directory, tiny_model
 
 CLIENT = SOURCE / "clients/python"
 
@@ -141,9 +139,4 @@ class PythonClientTest(unittest.TestCase):
 
 
 if __name__ == "__main__":
-    interpreter = os.environ.get("SPOTD_PYTHON")
-    if interpreter and pathlib.Path(interpreter).absolute() != pathlib.Path(sys.executable).absolute():
-        os.execv(interpreter, [interpreter, *sys.argv])
-    if not interpreter and not importlib.util.find_spec("grpc_tools"):
-        skip("grpcio is not installed; set SPOTD_PYTHON to an interpreter with clients/python/requirements.txt")
-    unittest.main(verbosity=2)
+    main_with_grpc()

@@ -1,9 +1,7 @@
 #!/usr/bin/env python3
 """Calls that arrive while the server shuts down, up to the moment when its port is gone: each is answered or gets
-UNAVAILABLE, which clients may retry elsewhere, and none gets CANCELLED. Runs itself again under SPOTD_PYTHON, as
-python_client_test.py does."""
+UNAVAILABLE, which clients may retry elsewhere, and none gets CANCELLED."""
 import collections
-import importlib.util
 import os
 import pathlib
 import signal
@@ -13,7 +11,7 @@ import threading
 import time
 import unittest
 
-from spotd_process import SOURCE, TINY_FLAGS, Spotd, skip, temporary_directory, tiny_model
+from spotd_process import SOURCE, TINY_FLAGS, Spotd, main_with_grpc, temporary_directory, tiny_model
 
 CLIENT = SOURCE / "clients/python"
 CALLERS = 12
@@ -87,9 +85,4 @@ class ShutdownTest(unittest.TestCase):
 
 
 if __name__ == "__main__":
-    interpreter = os.environ.get("SPOTD_PYTHON")
-    if interpreter and pathlib.Path(interpreter).absolute() != pathlib.Path(sys.executable).absolute():
-        os.execv(interpreter, [interpreter, *sys.argv])
-    if not interpreter and not importlib.util.find_spec("grpc_tools"):
-        skip("grpcio is not installed; set SPOTD_PYTHON to an interpreter with clients/python/requirements.txt")
-    unittest.main(verbosity=2)
+    main_with_grpc()

@@ -1,4 +1,5 @@
 """Runs the real programs for the end-to-end tests: spotd on free ports, spotctl, and a tiny random model."""
+import importlib.util
 import json
 import os
 import pathlib
@@ -9,6 +10,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+import unittest
 import urllib.error
 import urllib.request
 
@@ -121,3 +123,14 @@ def skip(reason: str):
     """Ends the test program as skipped for ctest."""
     print(f"SKIPPED: {reason}")
     sys.exit(77)
+
+
+def main_with_grpc():
+    """Runs the program's tests under SPOTD_PYTHON, an interpreter with clients/python's requirements; without that variable,
+    and without grpcio here, they are skipped."""
+    interpreter = os.environ.get("SPOTD_PYTHON")
+    if interpreter and pathlib.Path(interpreter).absolute() != pathlib.Path(sys.executable).absolute():
+        os.execv(interpreter, [interpreter, *sys.argv])
+    if not interpreter and not importlib.util.find_spec("grpc_tools"):
+        skip("grpcio is not installed; set SPOTD_PYTHON to an interpreter with clients/python/requirements.txt")
+    unittest.main(verbosity=2)

@@ -168,6 +168,18 @@ TEST_F(TrainerTest, TheNumberOfGroupsMustBeTheModels) {
   EXPECT_THAT(std::string(trainer.status().message()), HasSubstr("--groups"));
 }
 
+TEST_F(TrainerTest, OnlyDimsThatASelectorFileMayHaveAreTrained) {
+  for (const int32_t dim : {0, 16, 48, 288}) {
+    TrainerOptions options = Options();
+    options.selector.dim = dim;
+    const auto trainer =
+        Trainer::Create(backend_.get(), transformer_.get(), store_.get(), corpus_.get(),
+                        *kernels::CreateDistillKernels(backend_.get(), 1), options);
+    ASSERT_FALSE(trainer.ok()) << dim;
+    EXPECT_THAT(std::string(trainer.status().message()), HasSubstr("--dim")) << dim;
+  }
+}
+
 TEST_F(TrainerTest, ResumingContinuesBitForBit) {
   const auto whole = NewTrainer(Options());
   while (!whole->done()) ASSERT_TRUE(whole->Step().ok());

@@ -18,6 +18,12 @@ void ExpectOutOfMemory(const absl::Status& status) {
   EXPECT_TRUE(GetErrorDetails(status).retry_after);
 }
 
+void ExpectNothingLeft(Engine& engine) {
+  EXPECT_TRUE(BecomesIdle(engine));
+  EXPECT_EQ(engine.metrics().requests_waiting.load(), 0);
+  EXPECT_EQ(engine.metrics().waiting_tokens.load(), 0);
+}
+
 TEST(AllocationFailureTest, CreateForkAndUpdateSessions) {
   auto engine = MakeTinyEngine();
   const std::string parent = NewSession(engine.get());
@@ -122,9 +128,7 @@ TEST(AllocationFailureTest, Append) {
   });
   EXPECT_GT(failed, 10);
   EXPECT_EQ(appended, 1);
-  EXPECT_TRUE(BecomesIdle(*engine));
-  EXPECT_EQ(engine->metrics().requests_waiting.load(), 0);
-  EXPECT_EQ(engine->metrics().waiting_tokens.load(), 0);
+  ExpectNothingLeft(*engine);
 }
 
 TEST(AllocationFailureTest, Generate) {
@@ -159,9 +163,7 @@ TEST(AllocationFailureTest, Generate) {
   });
   EXPECT_GT(failed, 10);
   EXPECT_EQ(generated, 1);
-  EXPECT_TRUE(BecomesIdle(*engine));
-  EXPECT_EQ(engine->metrics().requests_waiting.load(), 0);
-  EXPECT_EQ(engine->metrics().waiting_tokens.load(), 0);
+  ExpectNothingLeft(*engine);
 }
 
 // A backend that has no memory for its n-th buffer.
