@@ -93,10 +93,14 @@ __device__ inline void AccumulateStrip(const Bf16x* w0, const Bf16x* w1,
   }
 }
 
+// The warps' sums of a strip: [warp, output, row].
+template <int kRowTiles>
+using StripSums = float[kWarps][kStrip][kRowTiles * 8 + 1];
+
 template <int kRowTiles>
 __global__ __launch_bounds__(kWarps * 32, kRowTiles == 1 ? 4 : 1) void LinearKernel(
     const __grid_constant__ LinearLaunch launch) {
-  __shared__ float partial[kWarps][kStrip][kRowTiles * 8 + 1];
+  __shared__ StripSums<kRowTiles> partial;
   AllowNext();
   const int warp = threadIdx.x / 32;
   const int g = threadIdx.x % 32 / 4;
@@ -184,19 +188,21 @@ __global__ void LinearAnyKernel(const __grid_constant__ LinearLaunch launch) {
 
 // Weights arrive fastest in few streams that are spread evenly, and a thread block that starts
 // early goes where there is room: so an SM is held to as few thread blocks as take the grid at
-// once, or to three, by shared memory that nobody uses.
-int SharedToLimit(const LaunchContext& ctx, int blocks) {
-  constexpr int kTwo = 50000;
-  constexpr int kThree = 40000;
+// once, or to three, by shared memory that nobody uses beside the kernel's own.
+int SharedToLimit(const LaunchContext& ctx, int blocks, int own_bytes) {
+  constexpr int kTwo = 54608;
+  constexpr int kThree = 44608;
   if (!ctx.hopper) return 0;
-  if (blocks <= 2 * ctx.sm_count) return kTwo;
-  return blocks > 3 * ctx.sm_count && blocks <= 4 * ctx.sm_count ? 0 : kThree;
+  if (blocks > 3 * ctx.sm_count && blocks <= 4 * ctx.sm_count) return 0;
+  const int each = blocks <= 2 * ctx.sm_count ? kTwo : kThree;
+  return each > own_bytes ? each - own_bytes : 0;
 }
 
 template <int kRowTiles>
 cudaError_t LaunchTiles(const LaunchContext& ctx, const LinearLaunch& launch, int strips) {
   const dim3 grid(strips, CeilDiv(launch.rows, kRowTiles * 8));
-  const int bytes = SharedToLimit(ctx, strips * static_cast<int>(grid.y));
+  const int bytes =
+      SharedToLimit(ctx, strips * static_cast<int>(grid.y), sizeof(StripSums<kRowTiles>));
   const cudaError_t error = cudaFuncSetAttribute(
       LinearKernel<kRowTiles>, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes);
   if (error != cudaSuccess) return error;
