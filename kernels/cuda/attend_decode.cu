@@ -68,7 +68,7 @@ struct RowTiles {
 };
 
 struct Tile {
-  const Bf16x* keys;    // [kTileTokens, head_dim]; the values lie ValueOffset elements further
+  int32_t at;           // tiles from the layer's beginning; the values lie ValueOffset elements on
   int32_t first_token;  // of the sequence
 };
 
@@ -106,15 +106,21 @@ __device__ inline int BlockOf(const AttendArgs& args, const RowTiles& tiles, int
 
 __device__ inline Tile TileOf(const KvLayer& layer, const RowTiles& tiles, int kv_head, int index,
                               int block) {
-  if (index >= tiles.count) return {nullptr, 0};
-  const int within = index % tiles.tiles_per_block * kTileTokens;
-  return {KeyRows(layer, tiles.table[block], kv_head) + within * layer.head_dim,
-          block * layer.block_tokens + within};
+  if (index >= tiles.count) return {0, 0};
+  const int per_block = tiles.tiles_per_block;
+  const int within = index % per_block;
+  return {(tiles.table[block] * 2 * layer.kv_heads + kv_head) * per_block + within,
+          block * layer.block_tokens + within * kTileTokens};
 }
 
 __device__ inline Tile Broadcast(const Tile& tile, int lane) {
-  const auto keys = __shfl_sync(kFullMask, reinterpret_cast<unsigned long long>(tile.keys), lane);
-  return {reinterpret_cast<const Bf16x*>(keys), __shfl_sync(kFullMask, tile.first_token, lane)};
+  return {__shfl_sync(kFullMask, tile.at, lane), __shfl_sync(kFullMask, tile.first_token, lane)};
+}
+
+// K of the tile: [kTileTokens, kDim].
+template <int kDim>
+__device__ inline const Bf16x* KeysOf(const KvLayer& layer, const Tile& tile) {
+  return static_cast<const Bf16x*>(layer.kv) + int64_t{tile.at} * (kTileTokens * kDim);
 }
 
 template <int kDim>
@@ -280,8 +286,8 @@ __device__ inline void StreamTiles(const AttendArgs& args, const RowTiles& tiles
   uint4 keys[2][kDim / 32];
   uint4 values[4][kDim / 64];
   if (first < tiles.count) {
-    LoadKeys<kDim>(tile.keys, keys);
-    LoadValues<kDim>(tile.keys + value_offset, values);
+    LoadKeys<kDim>(KeysOf<kDim>(args.layer, tile), keys);
+    LoadValues<kDim>(KeysOf<kDim>(args.layer, tile) + value_offset, values);
   }
   int at = 0;
   for (int index = first; index < tiles.count; index += step) {
@@ -296,11 +302,11 @@ __device__ inline void StreamTiles(const AttendArgs& args, const RowTiles& tiles
 
     float scores[2][4] = {};
     Scores<kDim, kHeadTiles>(q, keys, scale, valid, scores);
-    if (more) LoadKeys<kDim>(next.keys, keys);
+    if (more) LoadKeys<kDim>(KeysOf<kDim>(args.layer, next), keys);
     Softmax<kDim, kHeadTiles>(scores, state);
     if (valid < kTileTokens) ClearInvalid<kDim>(valid, values);
     AddValues<kDim, kHeadTiles>(scores, values, state);
-    if (more) LoadValues<kDim>(next.keys + value_offset, values);
+    if (more) LoadValues<kDim>(KeysOf<kDim>(args.layer, next) + value_offset, values);
     tile = next;
   }
 }
