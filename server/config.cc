@@ -142,7 +142,9 @@ void AddLimitOptions(ServerConfig* config, OptionTable* table) {
              {size_t{1} << 30});
 }
 
-OptionTable MakeTable(ServerConfig* config, std::string* config_file) {
+}  // namespace
+
+OptionTable MakeOptionTable(ServerConfig* config, std::string* config_file) {
   OptionTable table;
   AddModelOptions(config, &table);
   AddNetworkOptions(config, &table);
@@ -163,6 +165,8 @@ OptionTable MakeTable(ServerConfig* config, std::string* config_file) {
   table.Add("version", "Print the version, and exit.", &config->version);
   return table;
 }
+
+namespace {
 
 absl::Status ValidateAddresses(const ServerConfig& config) {
   for (const auto& [flag, address] :
@@ -254,7 +258,7 @@ absl::StatusOr<ServerConfig> ParseConfig(
     const std::function<absl::StatusOr<std::string>(const std::string&)>& read) {
   ServerConfig config;
   std::string config_file;
-  OptionTable table = MakeTable(&config, &config_file);
+  OptionTable table = MakeOptionTable(&config, &config_file);
   SPOTD_RETURN_IF_ERROR(table.ParseFlags(args));
   if (config.help || config.version || config.print_config_reference) return config;
 
@@ -277,7 +281,7 @@ absl::StatusOr<ServerConfig> ParseConfig(
 absl::Status CheckEnvironment(const char* const* environment) {
   ServerConfig config;
   std::string config_file;
-  const OptionTable table = MakeTable(&config, &config_file);
+  const OptionTable table = MakeOptionTable(&config, &config_file);
   for (; *environment != nullptr; ++environment) {
     SPOTD_RETURN_IF_ERROR(table.CheckEnvironmentName(*environment));
   }
@@ -303,7 +307,7 @@ std::string HelpText() {
       "Each option can also be set by an environment variable (--max_context: "
       "SPOTD_MAX_CONTEXT)\nor in a YAML file (--config). Flags win over the environment, and the "
       "environment over the file.\n",
-      MakeTable(&config, &config_file).Help());
+      MakeOptionTable(&config, &config_file).Help());
 }
 
 std::string ReferenceText() {
@@ -327,7 +331,7 @@ std::string ReferenceText() {
       "Sizes are written `512MiB`, `2GiB` or `1GB` (10^9), durations `500ms`, `30s`, `2m` or "
       "`1h`. Options that are \"read again\"\nname a file whose new content takes effect within "
       "`reload_interval`; everything else needs a restart.\n",
-      MakeTable(&config, &config_file).Reference());
+      MakeOptionTable(&config, &config_file).Reference());
 }
 
 size_t AvailableMemory() {

@@ -82,6 +82,9 @@ struct ServerConfig {
   absl::StatusOr<model::Policy> DefaultPolicy(bool has_selector) const;
 };
 
+// Every option, each setting its field of `config`, or `config_file`; both must outlive the table.
+OptionTable MakeOptionTable(ServerConfig* config, std::string* config_file);
+
 // The whole of a small file; INVALID_ARGUMENT when it cannot be read.
 absl::StatusOr<std::string> ReadConfigFile(const std::string& path);
 
