@@ -46,7 +46,7 @@ struct KvStats {
   uint64_t copies_on_write = 0;  // blocks copied because a writer shared them
   int32_t blocks_offered = 0;    // whole blocks that AdoptPrefix can find
   int32_t blocks_kept = 0;       // of these, held by no table: given up where others need them
-  uint64_t kept_given_up = 0;    // so far
+  uint64_t kept_given_up = 0;    // so far, to newer ones or to whoever needed the room
 };
 
 class KvStore {

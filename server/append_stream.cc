@@ -43,13 +43,20 @@ Reactor* AppendStream::Start(const ServiceContext& context, grpc::CallbackServer
     return stream.get();
   }
   stream->uploading_ = true;
-  const std::lock_guard lock(stream->upload_mutex_);
-  stream->Announce();
-  stream->StartRead(&stream->incoming_);
+  {
+    const std::lock_guard lock(stream->upload_mutex_);
+    stream->AnnounceUpload();
+    stream->StartRead(&stream->incoming_);
+  }
+  // One that the end of the others may have missed.
+  if (context.calls->drains_uploads()) {
+    stream->cancel_->Drain();
+    stream->EndUpload();
+  }
   return stream.get();
 }
 
-void AppendStream::Announce() {
+void AppendStream::AnnounceUpload() {
   const std::weak_ptr<ResponseStream> weak = weak_from_this();
   call_.Announce(context_.calls, cancel_, [weak] {
     if (const auto self = weak.lock()) static_cast<AppendStream&>(*self).EndUpload();
@@ -118,7 +125,7 @@ absl::Status AppendStream::TakeHead(const v1::AppendRequest& message) {
   engine::RequestHead head;
   SPOTD_ASSIGN_OR_RETURN(head.session_id, SessionId(message.session(), "session"));
   call_.set_session(message.session());
-  Announce();
+  AnnounceUpload();
   head.tenant = call_.tenant();
   head.etag = message.etag();
   head.request_id = message.request_id();
@@ -144,6 +151,7 @@ void AppendStream::Submit() {
   if (!request.request_id.empty()) request.fingerprint = Fingerprint(request.input);
   request.cancel = cancel_;
   request.deadline = call_.deadline();
+  call_.Announce(context_.calls, cancel_);
   request.on_progress = [self](int32_t done, int32_t total) { self->OnProgress(done, total); };
   request.on_done = [self](absl::StatusOr<engine::AppendResult> result) {
     self->OnResult(std::move(result));

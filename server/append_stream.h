@@ -27,9 +27,10 @@ class AppendStream final
  private:
   AppendStream(const ServiceContext& context, grpc::CallbackServerContext* call);
 
-  // Abort, or a server that waits no longer: the upload ends now, not when the client half-closes.
+  // Abort, or a server that shuts down: the upload ends now, not when the client half-closes.
   void EndUpload();
-  void Announce();
+  // As a call that still sends its input.
+  void AnnounceUpload();
   absl::Status AddPiece();
   absl::Status TakeHead(const v1::AppendRequest& message);
   void LeaveUpload();

@@ -99,6 +99,7 @@ void Lifecycle::Drain() {
   SetState(EngineState::kDraining);
   engine_->StartDrain();
   rpc_metrics_->StartDrain();
+  calls_->DrainUploads();
   if (!AwaitCalls(options_.drain_timeout)) {
     Log(LogLevel::kWarning, "drain timeout: ending what still runs");
     calls_->DrainAll();

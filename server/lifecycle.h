@@ -33,9 +33,10 @@ class Lifecycle {
   Lifecycle(const Options& options, engine::Engine* engine, RpcMetrics* rpc_metrics,
             RunningCalls* calls, GrpcServer* grpc_server);
 
-  // Serves until SIGTERM or SIGINT, then drains: health says NOT_SERVING, new work is refused, what
-  // runs may end within the drain timeout and gets UNAVAILABLE after it. A second signal ends the
-  // process at once. The port still refuses politely when this returns.
+  // Serves until SIGTERM or SIGINT, then drains: health says NOT_SERVING, new work is refused,
+  // calls that still send their input among it, and what runs may end within the drain timeout and
+  // gets UNAVAILABLE after it. A second signal ends the process at once. The port still refuses
+  // politely when this returns.
   void Run();
 
   // Any thread.

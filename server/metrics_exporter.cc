@@ -117,7 +117,8 @@ void AddCache(const Metrics& metrics, MetricFamilies* out) {
   out->Gauge("spotd_prefix_blocks", "Whole KV blocks that can be found by their content");
   out->Add(metrics.kv_blocks_offered);
   out->Counter("spotd_kv_kept_given_up_total",
-               "Blocks kept for their content after their last session, given to others");
+               "Blocks kept for their content after their last session, given up to newer ones or "
+               "to whoever needed the room");
   out->Add(metrics.kv_kept_given_up);
   out->Counter("spotd_kv_reclaims_total", "Idle sessions whose KV was dropped to make room");
   out->Add(metrics.kv_reclaims);

@@ -2,6 +2,8 @@
 
 #include <vector>
 
+#include "kernels/core/check.h"
+
 namespace spotd::server {
 
 RunningCalls::Handle& RunningCalls::Handle::operator=(Handle&& other) noexcept {
@@ -14,6 +16,11 @@ RunningCalls::Handle& RunningCalls::Handle::operator=(Handle&& other) noexcept {
 
 RunningCalls::Handle::~Handle() {
   if (calls_ != nullptr) calls_->Remove(key_);
+}
+
+RunningCalls::~RunningCalls() {
+  const std::lock_guard lock(mutex_);
+  SPOTD_CHECK(calls_.empty());
 }
 
 RunningCalls::Handle RunningCalls::Add(Names names, std::shared_ptr<engine::CancelToken> cancel,
@@ -35,7 +42,7 @@ int32_t RunningCalls::EndIf(const Matches& matches, void (engine::CancelToken::*
   {
     const std::lock_guard lock(mutex_);
     for (const auto& [key, call] : calls_) {
-      if (!matches(call.names)) continue;
+      if (!matches(call)) continue;
       ((*call.cancel).*end)();
       if (call.on_end != nullptr) told.push_back(call.on_end);
       ++ended;
@@ -45,19 +52,36 @@ int32_t RunningCalls::EndIf(const Matches& matches, void (engine::CancelToken::*
   return ended;
 }
 
+void RunningCalls::DrainUploads() {
+  {
+    const std::lock_guard lock(mutex_);
+    drains_uploads_ = true;
+  }
+  EndIf([](const Running& call) { return call.on_end != nullptr; }, &engine::CancelToken::Drain);
+}
+
+bool RunningCalls::drains_uploads() const {
+  const std::lock_guard lock(mutex_);
+  return drains_uploads_;
+}
+
 void RunningCalls::DrainAll() {
-  EndIf([](const Names&) { return true; }, &engine::CancelToken::Drain);
+  EndIf([](const Running&) { return true; }, &engine::CancelToken::Drain);
 }
 
 int32_t RunningCalls::AbortCall(const std::string& tenant, const std::string& call_id) {
   return EndIf(
-      [&](const Names& names) { return names.tenant == tenant && names.call_id == call_id; },
+      [&](const Running& call) {
+        return call.names.tenant == tenant && call.names.call_id == call_id;
+      },
       &engine::CancelToken::Abort);
 }
 
 int32_t RunningCalls::AbortSession(const std::string& tenant, const std::string& session) {
   return EndIf(
-      [&](const Names& names) { return names.tenant == tenant && names.session == session; },
+      [&](const Running& call) {
+        return call.names.tenant == tenant && call.names.session == session;
+      },
       &engine::CancelToken::Abort);
 }
 

@@ -20,6 +20,11 @@ class RunningCalls {
  public:
   // 0 = any number of uploads at a time.
   explicit RunningCalls(int32_t max_uploads = 0) : max_uploads_(max_uploads) {}
+  // Every handle must be gone. A call's last owner may be a task of the writer thread, long after
+  // gRPC is done with the call: the executors end first.
+  ~RunningCalls();
+  RunningCalls(const RunningCalls&) = delete;
+  RunningCalls& operator=(const RunningCalls&) = delete;
 
   struct Names {
     std::string tenant;
@@ -41,13 +46,18 @@ class RunningCalls {
     RunningCalls* calls_ = nullptr;
     uint64_t key_ = 0;
   };
-  // `on_end` is told when the call has been ended through `cancel`, by whoever ends it.
+  // `on_end` of a call that still sends its input: told when the call has been ended through
+  // `cancel`, by whoever ends it.
   Handle Add(Names names, std::shared_ptr<engine::CancelToken> cancel,
              std::function<void()> on_end = nullptr);
 
   // Ends the tenant's calls with this id, or on this session. Returns how many.
   int32_t AbortCall(const std::string& tenant, const std::string& call_id);
   int32_t AbortSession(const std::string& tenant, const std::string& session);
+  // Ends the calls that still send their input, from now on: no work is begun any more, and what
+  // they would add to goes with the server.
+  void DrainUploads();
+  bool drains_uploads() const;
   // Ends every call: the server waits no longer.
   void DrainAll();
 
@@ -62,13 +72,15 @@ class RunningCalls {
     std::shared_ptr<engine::CancelToken> cancel;
     std::function<void()> on_end;
   };
+  // `matches` is asked about each Running.
   template <typename Matches>
   int32_t EndIf(const Matches& matches, void (engine::CancelToken::*end)());
   void Remove(uint64_t key);
 
   const int32_t max_uploads_;
-  std::mutex mutex_;
+  mutable std::mutex mutex_;
   // Guarded by mutex_:
+  bool drains_uploads_ = false;
   std::map<uint64_t, Running> calls_;
   uint64_t next_key_ = 0;
   int32_t uploads_ = 0;

@@ -44,24 +44,41 @@ absl::StatusOr<engine::SessionOptions> ToOptions(const v1::Session& session,
   return options;
 }
 
-// The fields to change: those of the mask, or else those that are set.
+// The fields to change: those of the mask, or else those that are set. A session as it is read has
+// both ttl and expire_time; where neither was named the end follows from the time to live.
 absl::StatusOr<std::set<std::string>> UpdatePaths(const v1::UpdateSessionRequest& request) {
   static const std::set<std::string> kAll = {"display_name", "policy", "ttl", "expire_time"};
   const v1::Session& session = request.session();
-  std::set<std::string> paths;
-  if (!request.has_update_mask()) {
+  const auto& named = request.update_mask().paths();
+  std::set<std::string> paths(named.begin(), named.end());
+  const bool all = paths.erase("*") > 0;
+  if (!std::includes(kAll.begin(), kAll.end(), paths.begin(), paths.end()))
+    return FieldError("update_mask", "names what cannot be changed");
+  if (all) paths = kAll;
+  if (named.empty()) {
     if (!session.display_name().empty()) paths.insert("display_name");
     if (session.has_policy()) paths.insert("policy");
     if (session.has_ttl()) paths.insert("ttl");
     if (session.has_expire_time()) paths.insert("expire_time");
-    return paths;
   }
-  for (const std::string& path : request.update_mask().paths()) {
-    if (path == "*") return kAll;
-    if (!kAll.contains(path)) return FieldError("update_mask", "names what cannot be changed");
-    paths.insert(path);
-  }
+  if ((all || named.empty()) && session.has_ttl()) paths.erase("expire_time");
   return paths;
+}
+
+absl::Status UpdateExpiry(const v1::Session& session, const std::set<std::string>& paths,
+                          engine::SessionUpdate* update) {
+  update->expiry = paths.contains("ttl") || paths.contains("expire_time");
+  if (paths.contains("ttl") && session.has_ttl()) {
+    SPOTD_ASSIGN_OR_RETURN(update->ttl, ToMilliseconds(session.ttl(), "session.ttl"));
+  }
+  if (paths.contains("expire_time") && session.has_expire_time()) {
+    SPOTD_ASSIGN_OR_RETURN(update->expire_time_ms,
+                           ToUnixMilliseconds(session.expire_time(), "session.expire_time"));
+  }
+  if (update->ttl && update->expire_time_ms) {
+    return FieldError("session.expire_time", "cannot be set together with ttl");
+  }
+  return absl::OkStatus();
 }
 
 absl::StatusOr<v1::Session> ToReply(const absl::StatusOr<engine::SessionInfo>& session) {
@@ -179,20 +196,15 @@ class SessionServiceImpl final : public RawService {
     const v1::Session& session = request.session();
     SPOTD_ASSIGN_OR_RETURN(const std::string id, SessionId(session.name(), "session.name"));
     SPOTD_ASSIGN_OR_RETURN(const std::set<std::string> paths, UpdatePaths(request));
-    SPOTD_ASSIGN_OR_RETURN(const engine::SessionInfo before, engine().GetSession({id, tenant}));
-    SPOTD_ASSIGN_OR_RETURN(const engine::SessionOptions given,
-                           ToOptions(session, before.policy, engine()));
     engine::SessionUpdate update;
-    if (paths.contains("display_name")) update.display_name = given.display_name;
+    if (paths.contains("display_name")) update.display_name = session.display_name();
     if (paths.contains("policy")) {
-      update.policy = given.policy.value_or(engine().options().default_policy);
+      update.policy = [&](const model::Policy& now) -> absl::StatusOr<model::Policy> {
+        if (!session.has_policy()) return engine().options().default_policy;
+        return OverlayPolicy(session.policy(), now, engine(), "session.policy");
+      };
     }
-    if (paths.contains("ttl")) update.ttl = given.ttl;
-    if (paths.contains("expire_time")) update.expire_time_ms = given.expire_time_ms;
-    update.expiry = paths.contains("ttl") || paths.contains("expire_time");
-    if (update.ttl && update.expire_time_ms) {
-      return FieldError("session.expire_time", "cannot be set together with ttl");
-    }
+    SPOTD_RETURN_IF_ERROR(UpdateExpiry(session, paths, &update));
     return ToReply(engine().UpdateSession({id, tenant, session.etag()}, update));
   }
 

@@ -390,11 +390,16 @@ absl::StatusOr<SessionInfo> Engine::UpdateSession(const SessionRef& ref,
     SessionOptions changed;
     changed.display_name = update.display_name.value_or("");
     SPOTD_RETURN_IF_ERROR(CheckSessionOptions(changed));
+    SessionUpdate checked = update;
     if (update.policy) {
-      SPOTD_RETURN_IF_ERROR(CheckPolicy(*update.policy, has_selector()));
-      SPOTD_RETURN_IF_ERROR(CheckPolicyBounds(*update.policy, impl_->options.policy_bounds));
+      checked.policy = [&](const model::Policy& now) -> absl::StatusOr<model::Policy> {
+        SPOTD_ASSIGN_OR_RETURN(const model::Policy policy, update.policy(now));
+        SPOTD_RETURN_IF_ERROR(CheckPolicy(policy, has_selector()));
+        SPOTD_RETURN_IF_ERROR(CheckPolicyBounds(policy, impl_->options.policy_bounds));
+        return policy;
+      };
     }
-    SPOTD_ASSIGN_OR_RETURN(SessionInfo info, impl_->registry.Update(ref, update));
+    SPOTD_ASSIGN_OR_RETURN(SessionInfo info, impl_->registry.Update(ref, checked));
     // An idle engine sleeps until the earliest end that it knew of.
     if (update.expiry) impl_->queue.Put([] {});
     return info;

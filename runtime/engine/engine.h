@@ -110,7 +110,9 @@ struct SessionOptions {
 // What UpdateSession changes.
 struct SessionUpdate {
   std::optional<std::string> display_name = {};
-  std::optional<model::Policy> policy = {};
+  // From the policy that the session has to its new one. Nobody changes the session meanwhile: of
+  // two callers who change a part each, both are heard.
+  std::function<absl::StatusOr<model::Policy>(const model::Policy&)> policy = {};
   bool expiry = false;  // whether the next two replace what the session has
   std::optional<std::chrono::milliseconds> ttl = {};
   std::optional<int64_t> expire_time_ms = {};
@@ -142,7 +144,7 @@ struct SessionInfo {
   int64_t update_time_ms = 0;
   int64_t ttl_ms = 0;          // 0 = not removed for being idle
   int64_t expire_time_ms = 0;  // as things stand; 0 = never
-  std::string etag;            // changes with the tokens and by UpdateSession
+  std::string etag;            // changes with the tokens, and by an UpdateSession that changes it
 };
 
 class Engine {

@@ -62,7 +62,7 @@ struct Metrics {
   std::atomic<int64_t> kv_blocks_used{0};
   std::atomic<int64_t> kv_blocks_shared{0};
   std::atomic<int64_t> kv_blocks_kept{0};     // no session's, kept for their content
-  std::atomic<uint64_t> kv_kept_given_up{0};  // of these, given to others
+  std::atomic<uint64_t> kv_kept_given_up{0};  // so far, given up (KvStats)
   std::atomic<int64_t> kv_bytes_per_block{0};
   std::atomic<uint64_t> kv_copies_on_write{0};
   std::atomic<uint64_t> prompt_tokens_computed{0};

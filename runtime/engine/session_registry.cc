@@ -49,6 +49,12 @@ std::string Etag(uint64_t revision) {
   return Concat("r", revision);
 }
 
+// Whether what UpdateSession can change is another. An end that a time to live has moved is not.
+bool Differ(const SessionInfo& a, const SessionInfo& b) {
+  return a.display_name != b.display_name || a.policy != b.policy || a.ttl_ms != b.ttl_ms ||
+         (a.ttl_ms == 0 && a.expire_time_ms != b.expire_time_ms);
+}
+
 }  // namespace
 
 SessionClaim::SessionClaim(SessionClaim&& other) noexcept
@@ -134,17 +140,21 @@ absl::StatusOr<SessionInfo> SessionRegistry::Update(const SessionRef& ref,
   SPOTD_ASSIGN_OR_RETURN(Entry * entry, update.policy ? FindIdle(ref) : Find(ref));
   SessionInfo info = entry->info;
   if (update.display_name) info.display_name = *update.display_name;
-  info.etag = Etag(entry->revision + 1);
+  if (update.policy) {
+    SPOTD_ASSIGN_OR_RETURN(info.policy, update.policy(info.policy));
+  }
   if (update.expiry) {
     SessionOptions options;
     options.ttl = update.ttl;
     options.expire_time_ms = update.expire_time_ms;
     info.ttl_ms = info.expire_time_ms = 0;
     SPOTD_RETURN_IF_ERROR(SetExpiry(options, &info));
-    MoveExpiry(entry, info.expire_time_ms);  // the last that may find no memory
   }
-  if (update.policy) info.policy = entry->session->policy = *update.policy;
-  ++entry->revision;
+  const bool changed = Differ(info, entry->info);
+  if (changed) info.etag = Etag(entry->revision + 1);
+  if (update.expiry) MoveExpiry(entry, info.expire_time_ms);  // the last that may find no memory
+  if (update.policy) entry->session->policy = info.policy;
+  entry->revision += changed ? 1 : 0;
   entry->info = std::move(info);
   return entry->info;
 }

@@ -49,6 +49,7 @@ struct Policy {
   // Contexts of at most this many tokens are read densely: choosing costs more than it saves there.
   int32_t dense_below_tokens = 1024;
 
+  bool operator==(const Policy&) const = default;
   // INVALID_ARGUMENT names the field and the limit it breaks.
   absl::Status Validate() const;
   // The rule the kernels apply in every layer without a budget of its own. Not for kFull.

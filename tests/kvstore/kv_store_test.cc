@@ -220,6 +220,7 @@ TEST(KvStorePrefixTest, OfferedBlocksMayOutliveTheirTables) {
   // They count as free, and are taken when nothing else is left, the end of the beginning first.
   ASSERT_TRUE(store->Reserve(&second, 96).ok());
   EXPECT_EQ(store->stats().blocks_kept, 2);
+  EXPECT_EQ(store->stats().kept_given_up, 2u);
   BlockTable third = store->NewTable();
   EXPECT_EQ(store->AdoptPrefix(&third, "a", tokens), 32);
   EXPECT_FALSE(store->Reserve(&third, 16).ok()) << "all are in use";
@@ -227,6 +228,7 @@ TEST(KvStorePrefixTest, OfferedBlocksMayOutliveTheirTables) {
   ASSERT_TRUE(store->Reserve(&third, 32).ok());
   EXPECT_EQ(store->stats().blocks_offered, 0);
   EXPECT_EQ(store->stats().blocks_used, 8);
+  EXPECT_EQ(store->stats().kept_given_up, 4u) << "those adopted meanwhile were not";
 }
 
 TEST(KvStorePrefixTest, WhatADecodeStepWroteAndAllAfterItIsNotOffered) {

@@ -1,6 +1,8 @@
 // Health, reflection, ports and the graceful end.
 #include <gtest/gtest.h>
 
+#include <atomic>
+#include <memory>
 #include <thread>
 
 #include "grpc/health/v1/health.grpc.pb.h"
@@ -293,25 +295,62 @@ TEST(LifecycleTest, TheDrainTimeoutCutsWhatStillRuns) {
   run.join();
 }
 
-// An upload that never ends is no reason to wait, and learns of the shutdown at once.
-TEST(LifecycleTest, TheDrainTimeoutCutsUploads) {
+// The writer thread may hold a call when gRPC has long ended it, and lets go of it into what the
+// server still has.
+TEST(LifecycleTest, ACallMayOutliveGrpc) {
+  std::atomic<bool> ended = false;
+  {
+    TestServer server;
+    auto call = std::make_shared<server::RunningCalls::Handle>(
+        server.context().calls->Add({"tenant", "id", ""}, std::make_shared<engine::CancelToken>()));
+    ASSERT_TRUE(server.context().writers->Submit([&ended, call = std::move(call)]() mutable {
+      std::this_thread::sleep_for(std::chrono::milliseconds(100));
+      call.reset();
+      ended = true;
+    }));
+  }
+  EXPECT_TRUE(ended);
+}
+
+// What an upload would add to goes with the server: it ends at once, long before the grace does,
+// and so does one that comes later. Replies go on.
+TEST(LifecycleTest, UploadsEndAtOnce) {
   server::BlockShutdownSignals();
-  TestServer server;
-  grpc::ClientContext context;
-  const auto stream = server.inference().Append(&context);
+  TestServer server(65536);
+  grpc::ClientContext running_context;
+  const auto running =
+      server.inference().Generate(&running_context, RequestFor("", "running", 60000));
+  v1::GenerateResponse token;
+  ASSERT_TRUE(running->Read(&token));
   v1::AppendRequest piece;
   piece.set_session(server.NewSession());
   *piece.add_input() = Text("the beginning");
-  ASSERT_TRUE(stream->Write(piece));
-  server::Lifecycle lifecycle({.drain_timeout = std::chrono::milliseconds(50)}, &server.engine(),
+  const auto begin = [&](grpc::ClientContext* context) {
+    auto stream = server.inference().Append(context);
+    EXPECT_TRUE(stream->Write(piece));
+    return stream;
+  };
+  const auto expect_end = [](auto* stream) {
+    v1::AppendResponse response;
+    EXPECT_FALSE(stream->Read(&response));
+    const grpc::Status status = stream->Finish();
+    EXPECT_EQ(status.error_code(), grpc::UNAVAILABLE);
+    EXPECT_EQ(InfoOf(status).reason(), "DRAINING");
+  };
+  grpc::ClientContext context;
+  const auto upload = begin(&context);
+  server::Lifecycle lifecycle({.drain_timeout = std::chrono::hours(1)}, &server.engine(),
                               &server.rpc_metrics(), server.context().calls, &server.grpc());
   std::thread run([&] { lifecycle.Run(); });
   pthread_kill(run.native_handle(), SIGTERM);
-  v1::AppendResponse response;
-  EXPECT_FALSE(stream->Read(&response));
-  const grpc::Status status = stream->Finish();
-  EXPECT_EQ(status.error_code(), grpc::UNAVAILABLE);
-  EXPECT_EQ(InfoOf(status).reason(), "DRAINING");
+  expect_end(upload.get());
+  grpc::ClientContext late_context;
+  expect_end(begin(&late_context).get());
+  EXPECT_TRUE(running->Read(&token));
+  running_context.TryCancel();
+  while (running->Read(&token)) {
+  }
+  (void)running->Finish();
   run.join();
 }
 

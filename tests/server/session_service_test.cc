@@ -1,6 +1,8 @@
 #include <gtest/gtest.h>
 
 #include <set>
+#include <thread>
+#include <vector>
 
 #include "tests/server/test_server.h"
 
@@ -218,7 +220,8 @@ TEST_F(SessionServiceTest, UpdateRefusesWhatItCannotDo) {
   EXPECT_EQ(FieldOf(Update(session, {"expire_time"}, &updated)), "session.expire_time")
       << "in the past";
   session.mutable_expire_time()->set_seconds(4'000'000'000);
-  EXPECT_EQ(FieldOf(Update(session, {}, &updated)), "session.expire_time") << "both";
+  EXPECT_EQ(FieldOf(Update(session, {"ttl", "expire_time"}, &updated)), "session.expire_time")
+      << "both by name";
   session.mutable_policy()->set_fraction(7);
   EXPECT_EQ(Update(session, {"policy"}, &updated).error_code(), grpc::INVALID_ARGUMENT);
   session.Clear();
@@ -226,6 +229,78 @@ TEST_F(SessionServiceTest, UpdateRefusesWhatItCannotDo) {
   session.set_name("sessions/none");
   EXPECT_EQ(InfoOf(Update(session, {}, &updated)).reason(), "SESSION_NOT_FOUND");
   server_.ExpectServing();
+}
+
+// What a client read and sends back as it is changes nothing, and nobody's etag.
+TEST_F(SessionServiceTest, WhatWasReadMayBeSentBackWhole) {
+  v1::Session session = server_.GetSession(server_.NewSession());
+  session.mutable_ttl()->set_seconds(60);
+  v1::Session updated;
+  ASSERT_TRUE(Update(session, {"ttl"}, &updated).ok());
+  ASSERT_TRUE(updated.has_expire_time());
+  for (const std::vector<std::string>& mask : {std::vector<std::string>(), {"*"}}) {
+    v1::Session again;
+    ASSERT_TRUE(Update(updated, mask, &again).ok());
+    EXPECT_EQ(again.etag(), updated.etag());
+    EXPECT_EQ(again.ttl().seconds(), 60) << "not a fixed end";
+  }
+  // A mask that is there and empty is none.
+  v1::UpdateSessionRequest request;
+  request.mutable_session()->set_name(session.name());
+  request.mutable_update_mask();
+  v1::Session same;
+  grpc::ClientContext same_context;
+  ASSERT_TRUE(server_.sessions().UpdateSession(&same_context, request, &same).ok());
+  EXPECT_EQ(same.etag(), updated.etag());
+  request.mutable_session()->set_display_name("renamed");
+  grpc::ClientContext renamed_context;
+  ASSERT_TRUE(server_.sessions().UpdateSession(&renamed_context, request, &same).ok());
+  EXPECT_EQ(same.display_name(), "renamed");
+  EXPECT_NE(same.etag(), updated.etag());
+  // A fixed end that comes without a time to live replaces it.
+  same.clear_ttl();
+  same.clear_etag();
+  same.mutable_expire_time()->set_seconds(4'000'000'000);
+  ASSERT_TRUE(Update(same, {"*"}, &updated).ok());
+  EXPECT_FALSE(updated.has_ttl());
+  EXPECT_EQ(updated.expire_time().seconds(), 4'000'000'000);
+}
+
+// All of an update or nothing.
+TEST_F(SessionServiceTest, ARefusedUpdateChangesNothing) {
+  const v1::Session before = server_.GetSession(server_.NewSession());
+  v1::Session session;
+  session.set_name(before.name());
+  session.set_display_name("renamed");
+  session.mutable_policy()->set_sink_tokens(64);
+  session.mutable_expire_time()->set_seconds(1);  // in the past
+  v1::Session updated;
+  EXPECT_EQ(FieldOf(Update(session, {}, &updated)), "session.expire_time");
+  session.mutable_expire_time()->set_seconds(4'000'000'000);
+  session.mutable_policy()->set_fraction(7);
+  EXPECT_EQ(FieldOf(Update(session, {}, &updated)), "session.policy.fraction");
+  EXPECT_EQ(server_.GetSession(before.name()).SerializeAsString(), before.SerializeAsString());
+}
+
+// Of callers who change a part of the policy each, all are heard.
+TEST_F(SessionServiceTest, UpdatesAtTheSameTimeAddUp) {
+  const std::string name = server_.NewSession();
+  const auto update = [&](auto set, int32_t last) {
+    for (int32_t value = last - 40; value <= last; ++value) {
+      v1::Session session;
+      session.set_name(name);
+      set(session.mutable_policy(), value);
+      v1::Session updated;
+      ASSERT_TRUE(Update(session, {"policy"}, &updated).ok());
+    }
+  };
+  std::thread sinks([&] { update([](auto* p, int32_t v) { p->set_sink_tokens(v); }, 64); });
+  std::thread recent([&] { update([](auto* p, int32_t v) { p->set_recency_tokens(v); }, 512); });
+  sinks.join();
+  recent.join();
+  const v1::Policy policy = server_.GetSession(name).policy();
+  EXPECT_EQ(policy.sink_tokens(), 64);
+  EXPECT_EQ(policy.recency_tokens(), 512);
 }
 
 // The time to live of a session that works may change, its policy may not.
