@@ -35,6 +35,7 @@ Metadata Identity(const TrainerOptions& o, const model::ModelConfig& model) {
           {"queries", Concat(o.queries)},
           {"learning_rate", Concat(o.learning_rate.peak)},
           {"warmup", Concat(o.learning_rate.warmup_steps)},
+          {"input_rms", Concat(o.input_rms)},
           {"clip", Concat(o.clip_norm)},
           {"full_weight", Concat(o.full_weight)},
           {"residual_weight", Concat(o.residual_weight)},
@@ -180,7 +181,13 @@ absl::Status RewriteSelector(const std::string& from, const std::string& to,
   }
   Metadata metadata = file.metadata();
   if (int8) metadata.insert_or_assign("format_version", std::string("2"));
-  for (const auto& [key, value] : entries) metadata[key] = value;
+  for (const auto& [key, value] : entries) {
+    if (value.empty()) {
+      metadata.erase(key);
+    } else {
+      metadata[key] = value;
+    }
+  }
   return formats::WriteSafetensors(to, outputs, metadata);
 }
 

@@ -34,9 +34,9 @@ enum class SelectorStorage : uint8_t {
 };
 
 // Writes the selector file `from` to `to` (which may be the same) with `entries` in its metadata,
-// replacing entries of the same names, and its matrices kept as `storage` says; 8 bits are not
-// turned back into more. DATA_LOSS for a matrix that is not finite, which 8 bits cannot hold. A
-// failed write leaves an existing file as it was.
+// replacing entries of the same names (an empty one removes it), and its matrices kept as `storage`
+// says; 8 bits are not turned back into more. DATA_LOSS for a matrix that is not finite, which 8
+// bits cannot hold. A failed write leaves an existing file as it was.
 absl::Status RewriteSelector(const std::string& from, const std::string& to,
                              const std::map<std::string, std::string>& entries,
                              SelectorStorage storage = SelectorStorage::kBf16);

@@ -26,7 +26,7 @@ std::vector<ParameterSlice> SlicesOf(const model::ModelConfig& model,
     for (const auto& [part, shape] : parts) {
       const int64_t count =
           std::accumulate(shape.begin(), shape.end(), int64_t{1}, std::multiplies<>());
-      slices.push_back({prefix + part + ".weight", shape, begin, count});
+      slices.push_back({prefix + part + ".weight", shape, layer, begin, count});
       begin += count;
     }
   }
@@ -38,7 +38,7 @@ std::vector<ParameterSlice> SlicesOf(const model::ModelConfig& model,
 absl::StatusOr<Parameters> Parameters::Create(kernels::Backend* backend,
                                               const model::ModelConfig& model,
                                               const model::SelectorConfig& selector,
-                                              uint64_t seed) {
+                                              const std::vector<float>& scales, uint64_t seed) {
   Parameters parameters;
   parameters.backend_ = backend;
   parameters.slices_ = SlicesOf(model, selector);
@@ -53,8 +53,9 @@ absl::StatusOr<Parameters> Parameters::Create(kernels::Backend* backend,
   std::normal_distribution<float> normal(0.0f, 1.0f / std::sqrt(static_cast<float>(model.hidden)));
   for (const ParameterSlice& slice : parameters.slices_) {
     if (slice.shape.size() == 1) continue;
+    const float scale = scales[static_cast<size_t>(slice.layer)];
     for (int64_t i = 0; i < slice.count; ++i)
-      initial[static_cast<size_t>(slice.begin + i)] = normal(random);
+      initial[static_cast<size_t>(slice.begin + i)] = scale * normal(random);
   }
   const std::vector<float> zeros(initial.size(), 0.0f);
   parameters.Upload(parameters.weights(), initial);

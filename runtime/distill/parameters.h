@@ -19,16 +19,19 @@ namespace spotd::distill {
 struct ParameterSlice {
   std::string name;  // "layers.3.selector.q.weight"
   std::vector<int64_t> shape;
+  int32_t layer = 0;
   int64_t begin = 0;  // element offset in the flat array
   int64_t count = 0;
 };
 
 class Parameters {
  public:
-  // Weights drawn from N(0, 1 / hidden) (norms 1), gradients and moments 0.
+  // Matrices drawn from N(0, scale^2 / hidden) with the `scales` of each layer (norms 1), gradients
+  // and moments 0.
   static absl::StatusOr<Parameters> Create(kernels::Backend* backend,
                                            const model::ModelConfig& model,
-                                           const model::SelectorConfig& selector, uint64_t seed);
+                                           const model::SelectorConfig& selector,
+                                           const std::vector<float>& scales, uint64_t seed);
 
   int64_t count() const { return count_; }
   const std::vector<ParameterSlice>& slices() const { return slices_; }

@@ -7,6 +7,7 @@
 #include "kernels/core/float16.h"
 #include "kernels/core/status.h"
 #include "runtime/distill/checkpoint.h"
+#include "runtime/distill/input_scale.h"
 #include "runtime/distill/parameters.h"
 #include "runtime/formats/safetensors_writer.h"
 
@@ -48,6 +49,19 @@ absl::Status CheckOptions(const TrainerOptions& options, const model::ModelConfi
     return InvalidArgument("--sequences must be at least 1, got ", options.sequences_per_step);
   }
   return absl::OkStatus();
+}
+
+absl::StatusOr<std::vector<float>> LayerScales(kernels::Backend* backend,
+                                               model::Transformer* transformer,
+                                               kvstore::KvStore* store,
+                                               std::span<const int32_t> tokens, float rms) {
+  if (!(rms > 0)) {
+    return std::vector<float>(static_cast<size_t>(transformer->config().layers), 1.0f);
+  }
+  SPOTD_ASSIGN_OR_RETURN(std::vector<float> scales,
+                         MeasureInputs(backend, transformer, store, tokens));
+  for (float& scale : scales) scale = rms / std::max(scale, 1e-6f);
+  return scales;
 }
 
 }  // namespace
@@ -99,6 +113,7 @@ struct Trainer::Impl {
   const Corpus* corpus;
   std::unique_ptr<kernels::DistillKernels> kernels;
   TrainerOptions options;
+  std::vector<float> scales;  // [layers] of matrices and their learning rates
   Parameters parameters;
   kernels::Buffer inv_freq;  // [selector dim / 2]
   kernels::Buffer queries;   // [sequences of a pass, options.queries]
@@ -193,19 +208,23 @@ absl::Status Trainer::Impl::Update(double learning_rate, double* gradient_norm) 
     return Internal("step ", next_step, ": the gradient is not a number; weights are unchanged");
   }
   kernels::AdamWArgs args{};
-  args.count = parameters.count();
-  args.weights = parameters.weights();
-  args.gradients = parameters.gradients();
-  args.first_moment = parameters.first_moment();
-  args.second_moment = parameters.second_moment();
   args.gradient_factor =
       static_cast<float>(std::min(1.0, options.clip_norm / std::max(*gradient_norm, 1e-12)));
-  args.learning_rate = static_cast<float>(learning_rate);
   args.beta1 = kBeta1;
   args.beta2 = kBeta2;
   args.epsilon = kEpsilon;
   args.step = next_step + 1;
-  kernels->AdamW(args);
+  for (const ParameterSlice& slice : parameters.slices()) {
+    const bool matrix = slice.shape.size() > 1;
+    args.count = slice.count;
+    args.weights = parameters.weights() + slice.begin;
+    args.gradients = parameters.gradients() + slice.begin;
+    args.first_moment = parameters.first_moment() + slice.begin;
+    args.second_moment = parameters.second_moment() + slice.begin;
+    args.learning_rate = static_cast<float>(learning_rate) *
+                         (matrix ? scales[static_cast<size_t>(slice.layer)] : 1.0f);
+    kernels->AdamW(args);
+  }
   return backend->Synchronize();
 }
 
@@ -227,8 +246,12 @@ absl::StatusOr<std::unique_ptr<Trainer>> Trainer::Create(
     const Corpus* corpus, std::unique_ptr<kernels::DistillKernels> kernels,
     const TrainerOptions& options) {
   SPOTD_RETURN_IF_ERROR(CheckOptions(options, transformer->config(), transformer->limits()));
-  SPOTD_ASSIGN_OR_RETURN(Parameters parameters, Parameters::Create(backend, transformer->config(),
-                                                                   options.selector, options.seed));
+  SPOTD_ASSIGN_OR_RETURN(
+      std::vector<float> scales,
+      LayerScales(backend, transformer, store, corpus->TrainingSequence(0), options.input_rms));
+  SPOTD_ASSIGN_OR_RETURN(
+      Parameters parameters,
+      Parameters::Create(backend, transformer->config(), options.selector, scales, options.seed));
   const int64_t steps = StepsOf(options);
   auto impl = std::unique_ptr<Impl>(new Impl{backend,
                                              transformer,
@@ -236,6 +259,7 @@ absl::StatusOr<std::unique_ptr<Trainer>> Trainer::Create(
                                              corpus,
                                              std::move(kernels),
                                              options,
+                                             std::move(scales),
                                              std::move(parameters),
                                              {},
                                              {},

@@ -29,6 +29,10 @@ struct TrainerOptions {
   int64_t tokens = 20'000'000;  // in all: fixes the number of steps
   int32_t queries = 128;        // rows of a sequence that enter the loss
   LearningRate learning_rate;   // `steps` is filled from `tokens`
+  // Matrices start, and learn, by this over the root mean square of their layer's inputs, so that
+  // one learning rate fits every model: the inputs of SmolLM2, whose rates the defaults are. 0: one
+  // scale for all.
+  float input_rms = 0.33f;
   double clip_norm = 1.0;
   float full_weight = 1.0f;
   float residual_weight = 1.0f;

@@ -43,6 +43,9 @@ ABSL_FLAG(std::string, groups, "1",
 ABSL_FLAG(int, dim, 0, "selector head dimension; 0 = the model's head_dim");
 ABSL_FLAG(double, lr, 5e-3, "peak learning rate");
 ABSL_FLAG(int, warmup, 50, "warm-up steps");
+ABSL_FLAG(double, input_rms, 0.33,
+          "the root mean square of a layer's inputs that --lr fits: layers whose inputs are larger "
+          "start and learn by that much less; 0: all alike");
 ABSL_FLAG(double, clip, 1.0, "gradient norm limit");
 ABSL_FLAG(double, full_weight, 1.0, "weight of the KL over all tokens");
 ABSL_FLAG(double, residual_weight, 1.0,
@@ -126,6 +129,7 @@ absl::StatusOr<TrainerOptions> OptionsFromFlags(const model::ModelConfig& model)
   options.queries = absl::GetFlag(FLAGS_queries);
   options.learning_rate.peak = absl::GetFlag(FLAGS_lr);
   options.learning_rate.warmup_steps = absl::GetFlag(FLAGS_warmup);
+  options.input_rms = static_cast<float>(absl::GetFlag(FLAGS_input_rms));
   options.clip_norm = absl::GetFlag(FLAGS_clip);
   options.full_weight = static_cast<float>(absl::GetFlag(FLAGS_full_weight));
   options.residual_weight = static_cast<float>(absl::GetFlag(FLAGS_residual_weight));

@@ -21,6 +21,30 @@ namespace {
 using ::testing::HasSubstr;
 namespace fs = std::filesystem;
 
+// The same function of tokens as the model above, but the inputs of its attention are eight times
+// larger.
+class LoudSource final : public spotd::testing::TinySource {
+ public:
+  using TinySource::TinySource;
+  absl::StatusOr<model::TensorView> Tensor(const std::string& name) const override {
+    const auto view = TinySource::Tensor(name);
+    const float factor = name.ends_with("input_layernorm.weight") ? 8.0f
+                         : name.ends_with("q_proj.weight") || name.ends_with("k_proj.weight") ||
+                                 name.ends_with("v_proj.weight")
+                             ? 0.125f
+                             : 1.0f;
+    if (!view.ok() || factor == 1.0f) return view;
+    const auto* const data = static_cast<const float*>(view->data);
+    std::vector<float>& scaled = scaled_[name];
+    scaled.assign(data, data + view->bytes / sizeof(float));
+    for (float& value : scaled) value *= factor;
+    return model::TensorView{DType::kF32, view->shape, scaled.data(), view->bytes};
+  }
+
+ private:
+  mutable std::map<std::string, std::vector<float>> scaled_;
+};
+
 class TrainerTest : public ::testing::Test {
  protected:
   void SetUp() override {
@@ -43,12 +67,13 @@ class TrainerTest : public ::testing::Test {
   void TearDown() override { fs::remove_all(directory_); }
 
   // A transformer that takes `sequences` in one pass.
-  void LoadModel(int32_t sequences) {
+  void LoadModel(int32_t sequences) { LoadModel(sequences, source_); }
+  void LoadModel(int32_t sequences, const model::ModelSource& source) {
     model::Limits limits;
     limits.max_prefill_chunk = sequences * kLength;
     limits.max_context = kLength;
     limits.max_batch = sequences;
-    auto transformer = model::Transformer::Load(backend_.get(), source_, nullptr, limits);
+    auto transformer = model::Transformer::Load(backend_.get(), source, nullptr, limits);
     ASSERT_TRUE(transformer.ok()) << transformer.status();
     transformer_ = *std::move(transformer);
     const auto layout = transformer_->KvLayoutFor(kernels::SelectorKeyFormat::kNone);
@@ -77,6 +102,7 @@ class TrainerTest : public ::testing::Test {
     options.learning_rate.peak = 2e-2;
     options.queries = 16;
     options.learning_rate.warmup_steps = 2;
+    options.input_rms = 1.0f;
     options.sink_tokens = 16;
     options.recency_tokens = 32;
     options.skip.max_position = 4096;
@@ -218,6 +244,27 @@ TEST_F(TrainerTest, SeveralSequencesInAPassTeachTheSame) {
     EXPECT_NEAR(two[i].loss, one[i].loss, 1e-3 * one[i].loss);
     EXPECT_NEAR(two[i].gradient_norm, one[i].gradient_norm, 1e-2 * one[i].gradient_norm);
   }
+}
+
+TEST_F(TrainerTest, TheScaleOfAModelsInputsDoesNotMatter) {
+  TrainerOptions options = Options();
+  const auto train = [&] {
+    const auto trainer = NewTrainer(options);
+    const auto before = trainer->Evaluate(2);
+    EXPECT_TRUE(before.ok()) << before.status();
+    while (!trainer->done()) EXPECT_TRUE(trainer->Step().ok());
+    const auto after = trainer->Evaluate(2);
+    EXPECT_TRUE(after.ok()) << after.status();
+    return std::pair(before->kl, after->kl);
+  };
+  const LoudSource loud(3);
+  const auto [start, end] = train();
+  LoadModel(1, loud);
+  const auto [loud_start, loud_end] = train();
+  EXPECT_NEAR(loud_start, start, 1e-3 * start);
+  EXPECT_NEAR(loud_end, end, 0.02 * end);
+  options.input_rms = 0;  // scores grow with the square of the inputs
+  EXPECT_GT(train().first, 2 * start);
 }
 
 TEST_F(TrainerTest, ACheckpointOfOtherOptionsIsRefusedByName) {
