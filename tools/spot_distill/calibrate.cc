@@ -35,6 +35,9 @@ constexpr int32_t kSearchRows = 256;
 constexpr int32_t kSearchChunk = 2048;
 constexpr uint64_t kQuestionSeed = 20;
 
+constexpr const char* kBudgetKeys[] = {"budget_p_residual", "budget_p_total", "budget_k_min_tokens",
+                                       "budget_density", "budget_context"};
+
 template <typename T>
 std::string Joined(const std::vector<T>& values) {
   std::string text;
@@ -114,7 +117,10 @@ absl::StatusOr<Metadata> FitTemperatures(const CalibrateOptions& options,
         length, 100 * Mean(errors[i], unscaled), 100 * Mean(errors[i], picks));
     summary += Concat(i == 0 ? "" : ",", length, ":", Mean(errors[i], picks));
   }
-  return Metadata{{"calibration", Joined(scales)}, {"calibration_error", summary}};
+  Metadata entries = {{"calibration", Joined(scales)}, {"calibration_error", summary}};
+  // Budgets that an earlier calibration found belong to its temperatures.
+  for (const char* key : kBudgetKeys) entries[key] = "";
+  return entries;
 }
 
 // Empty names are passed over: --rules "" searches nothing.

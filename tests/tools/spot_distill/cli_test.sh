@@ -51,6 +51,13 @@ grep -q "KL of answers" "$work/table" || fail "no answers were measured"
 again "$work/small" "$work/small2" || fail "cannot calibrate a calibrated file again"
 cmp "$work/small" "$work/small2" || fail "calibrating again gave another file"
 
+# Budgets belong to the temperatures they were searched with: without a rule to search, a file ends up with none.
+run --calibrate "$work/calibrated" --out "$work/calibrated" --context 128 --documents 2 --questions 0 --tail 4 --rules "" \
+  --corpus "$work/corpus" > "$work/table"
+grep -q "dual top-p" "$work/table" || fail "a calibration without a rule printed no table"
+grep -q calibration_error "$work/calibrated" || fail "a calibration without a rule wrote no temperatures"
+if grep -q budget_ "$work/calibrated"; then fail "budgets of other temperatures stayed in the file"; fi
+
 # A choice for each KV head: another file, which calibrates like the first.
 run --tokens 2560 --groups kv-heads --out "$work/apart"
 grep -q '"groups":"2"' "$work/apart" || fail "the file does not say that it chooses for each KV head"
