@@ -79,7 +79,7 @@ ABSL_FLAG(double, answer_weight, 0.1,
           "calibration: how much the KL on answers counts beside the KL on plain text");
 ABSL_FLAG(int, tail, 32, "calibration: tokens decoded at the end of each document");
 ABSL_FLAG(int, rounds, 3, "calibration: rounds of the budget search");
-ABSL_FLAG(std::vector<std::string>, rules, std::vector<std::string>({"p_residual", "p_total"}),
+ABSL_FLAG(std::vector<std::string>, rules, std::vector<std::string>({"floor", "p_residual"}),
           "calibration: budget rules to search: p_residual, p_total, fraction, floor, dense");
 ABSL_FLAG(std::vector<std::string>, densities, {},
           "calibration: further densities to search and report, for comparison");

@@ -7,7 +7,7 @@ matplotlib.use("svg")
 import matplotlib.pyplot as plt  # noqa: E402
 import numpy as np  # noqa: E402
 
-from quality_tables import curve, longest  # noqa: E402
+from quality_tables import curve, longest, with_stand_ins  # noqa: E402
 
 # The same bytes for the same figures.
 matplotlib.rcParams.update({"svg.hashsalt": "spotd", "svg.fonttype": "none", "font.size": 9, "axes.grid": True, "grid.alpha": 0.3})
@@ -88,7 +88,7 @@ def draw_layers(name, report, folder):
 
 
 def curve_of_all(report, policy):
-    return [r for r in report["rows"] if r["policy"] == policy]
+    return [r for r in report["rows"] if r["policy"] == policy and r["keys"] in ("", "int4")]
 
 
 def draw_mass(name, report, folder):
@@ -160,6 +160,7 @@ def draw_recall(name, report, folder):
 def draw_all(results: dict, folder: pathlib.Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     for name, tasks in results.items():
+        tasks = with_stand_ins(tasks)
         if "ppl" in tasks:
             draw_curves(name, tasks["ppl"], tasks.get("twilight"), folder)
         if "keys" in tasks:

@@ -23,6 +23,13 @@ def load(folder: pathlib.Path) -> dict:
     return results
 
 
+def with_stand_ins(tasks: dict) -> dict:
+    """The tasks, those that were not run taken from ones that hold the same rows: every part of a document for its first parts; the
+    runs that compare key formats for those of the default format, and the watched one for the plain one."""
+    stand_ins = {"ppl": "floor", "mass": "mass-keys", "keys": "mass-keys"}
+    return {task: tasks[other] for task, other in stand_ins.items() if other in tasks} | tasks
+
+
 def longest(report: dict) -> int:
     return max(row["context"] for row in report["rows"])
 
@@ -149,7 +156,7 @@ def twilight_table(emulated: dict, report: dict) -> str:
 def mass_table(report: dict) -> str:
     rows = []
     for row in report["rows"]:
-        if row["policy"] not in ("distilled@0.7", "distilled@0.8", "distilled@0.9", "topk@0.10", "topk@0.15", "quest@0.15"):
+        if row["keys"] not in ("", "int4") or row["policy"] not in ("distilled@0.7", "distilled@0.8", "distilled@0.9", "topk@0.10", "topk@0.15", "quest@0.15"):
             continue
         layers = row["layers"]["mass"]
         worst = min(range(len(layers)), key=lambda i: layers[i])
@@ -192,6 +199,7 @@ def verdict(met: bool) -> str:
 
 def floors_table(name: str, tasks: dict) -> str:
     """Every floor of the selector's quality table against what was measured at the longest context."""
+    tasks = with_stand_ins(tasks)
     floor = next((f for key, f in FLOORS.items() if name.startswith(key)), None)
     if floor is None or "ppl" not in tasks:
         return "No floors are set for this model."
@@ -232,7 +240,7 @@ def retrieval_floors(tasks: dict, policy: str) -> list:
 
 
 def calibration_floors(tasks: dict, policy: str) -> list:
-    found = [r for r in tasks.get("mass", {"rows": []})["rows"] if r["policy"] == policy]
+    found = [r for r in tasks.get("mass", {"rows": []})["rows"] if r["policy"] == policy and r["keys"] in ("", "int4")]
     ends = sorted(found, key=lambda r: r["context"])
     return [["", f"calibration error at {r['context']}", "<= 2 points", f"{100 * r['reliability']['calibration_error']:.1f} points",
              verdict(r["reliability"]["calibration_error"] <= 0.02)] for r in (ends[:1] + ends[-1:] if len(ends) > 1 else ends)]
@@ -280,6 +288,7 @@ def write(results: dict, path: pathlib.Path) -> None:
     """Replaces what stands between <!-- NAME:PART --> and <!-- end -->."""
     text = path.read_text(encoding="utf-8")
     for name, tasks in results.items():
+        tasks = with_stand_ins(tasks)
         parts = {"floors": floors_table(name, tasks)}
         if "ppl" in tasks:
             parts |= {"policies": policies_table(tasks["ppl"]), "contexts": context_table(tasks["ppl"]),

@@ -19,6 +19,14 @@ def row(policy, keys, density, kl, **more):
             "kl_ci95": kl / 5, "top1": 0.95, "nll_delta": 0.002, "nll_delta_ci95": 0.001, "believed_mass": 0.9, **more}
 
 
+def quality_command():
+    """tools/spot_eval/quality as a module."""
+    loader = importlib.machinery.SourceFileLoader("quality", str(ROOT / "tools/spot_eval/quality"))
+    quality = importlib.util.module_from_spec(importlib.util.spec_from_loader("quality", loader))
+    loader.exec_module(quality)
+    return quality
+
+
 def report(*rows):
     return {"schema": "spot-eval/1", "selector_dim": 64, "rows": list(rows)}
 
@@ -101,6 +109,17 @@ class QualityTest(unittest.TestCase):
         self.assertIn("| contexts judged |  | 64 |", text)
         self.assertIn("| distilled@0.8 | density | <= 0.15 | 0.140 | met |", text)
 
+    def test_what_was_not_run_is_taken_from_what_holds_the_same_rows(self):
+        def judged(keys, kl):
+            return row("distilled@0.8", keys, 0.14, kl) | {"mass": 0.93, "oracle_share": 0.99, "reliability": {"calibration_error": 0.01}}
+        tasks = {"floor": report(row("distilled@0.8", "int4", 0.14, 0.005, documents=64)),
+                 "mass-keys": report(judged("int4", 0.0102), judged("bf16", 0.01), judged("fp4", 0.0101))}
+        text = tables.floors_table("smollm2", tasks)
+        self.assertIn("| KL to dense | <= 0.008 | 0.0050", text)
+        self.assertIn("| share of the oracle's mass | >= 0.995 | 0.9900 | **not met** |", text)
+        self.assertRegex(text, r"KL with int4 .*\+2.0% \| met")
+        self.assertEqual(tables.with_stand_ins({"floor": 1, "ppl": 2})["ppl"], 2)
+
     def test_retrieval_stands_out_where_it_differs(self):
         def answers(task, dense, difference, width):
             return {"task": task, "policy": "window", "keys": "", "context": 8192, "prompts": 9, "dense_score": dense, "density": 0.1,
@@ -110,10 +129,17 @@ class QualityTest(unittest.TestCase):
         self.assertIn("| track | 8192 | 9 | 0.80 | **0.50 (-0.30 ± 0.10)** |", text)
         self.assertIn("| single | 8192 | 9 | 0.30 (not judged) | 0.00 (-0.30 ± 0.00) |", text)
 
+    def test_documents_of_a_package_are_joined(self):
+        with tempfile.TemporaryDirectory() as folder:
+            texts = pathlib.Path(folder, "texts")
+            texts.mkdir()
+            for name, text in (("a--1", "one"), ("a--2", "two"), ("a--3", "rest"), ("b--1", "other one")):
+                (texts / f"{name}.txt").write_text(text)
+            target = pathlib.Path(quality_command().joined(texts, pathlib.Path(folder, "joined"), 7))
+            self.assertEqual({p.name: p.read_text() for p in target.iterdir()}, {"a-00.txt": "one\ntwo\n", "b-00.txt": "other one\n"})
+
     def test_a_selector_without_its_budgets(self):
-        loader = importlib.machinery.SourceFileLoader("quality", str(ROOT / "tools/spot_eval/quality"))
-        quality = importlib.util.module_from_spec(importlib.util.spec_from_loader("quality", loader))
-        loader.exec_module(quality)
+        quality = quality_command()
         header = json.dumps({"__metadata__": {"heads": "4", "budget_p_total": "0.9,0.8"},
                              "x": {"dtype": "U8", "shape": [3], "data_offsets": [0, 3]}}).encode()
         with tempfile.TemporaryDirectory() as folder:
