@@ -6,7 +6,6 @@
 #include <cstdlib>
 #include <new>
 #include <optional>
-#include <thread>
 #include <utility>
 
 #include "kernels/core/status.h"
@@ -310,9 +309,6 @@ void EngineLoop::RunDecode(std::span<Sequence* const> batch) {
     sequence->Decoded(results_[i], std::span(logits_).subspan(i * vocab, vocab), scheduled);
     if (sequence->complete()) End(sequence, absl::OkStatus());
   }
-  // The threads that send these tokens are short of a core where the model computes on all of them:
-  // they run now, before the next step, and not in the middle of it.
-  std::this_thread::yield();
 }
 
 void EngineLoop::End(Sequence* sequence, const absl::Status& status) {
