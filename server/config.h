@@ -85,7 +85,7 @@ struct ServerConfig {
 // Every option, each setting its field of `config`, or `config_file`; both must outlive the table.
 OptionTable MakeOptionTable(ServerConfig* config, std::string* config_file);
 
-// The whole of a small file; INVALID_ARGUMENT when it cannot be read.
+// The whole of a small file; INVALID_ARGUMENT when it cannot be read or is too large for one.
 absl::StatusOr<std::string> ReadConfigFile(const std::string& path);
 
 // `args` is argv without the program, `get` is getenv, and `read` reads the configuration file.
