@@ -60,7 +60,8 @@ TEST_P(ThreadPoolTest, TheOthersDoALateThreadsShare) {
   pool.ParallelFor(64, 1, [&](int64_t, int64_t, int thread) {
     ++done;
     ++tasks[static_cast<size_t>(thread)];
-    // The caller holds its first task until nothing else is left to do.
+    // The caller gets one, however late it comes, and holds it until nothing else is left to do.
+    while (tasks[0].load() == 0) std::this_thread::yield();
     while (thread == 0 && GetParam() > 1 && done.load() < 64) std::this_thread::yield();
   });
   EXPECT_EQ(done.load(), 64);

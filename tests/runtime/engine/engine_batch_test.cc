@@ -72,8 +72,7 @@ TEST(EngineContinuousBatchTest, RepliesGrowTogetherAndALongPromptStallsNobody) {
   Call second = Start(engine, Ask("", "xyz", 100));
   gated.gate->AwaitArrival(1);
   gated.gate->LetPass(6);
-  first.sink->WaitForTokens(3);
-  second.sink->WaitForTokens(2);
+  gated.gate->AwaitArrival(7);  // in a step that was planned without the long prompt
   // 20 chunks of prefill beside them.
   Call longer = Start(engine, Ask("", Words(640), 5));
   const size_t before = first.sink->tokens().size();

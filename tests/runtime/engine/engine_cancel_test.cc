@@ -3,6 +3,7 @@
 
 #include <sys/resource.h>
 
+#include <atomic>
 #include <thread>
 
 #include "tests/runtime/engine/engine_fixture.h"
@@ -25,9 +26,9 @@ class EngineCancelTest : public ::testing::Test {
 
   // Appends text while the gate lets everything pass.
   void Fill(const std::string& text) {
-    gated_.hook->Set(nullptr);
+    gated_.GoByTheGate();
     ASSERT_TRUE(AppendText(engine_, id_, text).ok());
-    gated_.hook->Set([gate = gated_.gate] { return gate->Pass(); });
+    gated_.StopAtGate();
   }
 
   GatedEngine gated_;
@@ -103,23 +104,27 @@ TEST_F(EngineCancelTest, DeadlinesInEveryPhase) {
   EXPECT_EQ(Reason(queued.sink->Wait().status()), reason::kDeadlineExceeded);
   ASSERT_TRUE(other.sink->Wait().ok());
 
-  // A step lasts 5 ms; the deadline falls into the prefill, or into the reply.
-  gated_.hook->Set([] {
-    std::this_thread::sleep_for(std::chrono::milliseconds(5));
-    return absl::OkStatus();
-  });
+  // The deadline passes in the first step of the prefill, or in the first after a token.
   for (const int32_t prompt : {1500, 10}) {
     GenerateRequest request = Ask(id_, Words(prompt), 400);
     // With its speed known the engine would not even begin with the long one.
     engine_->metrics().prefill_tokens_per_second.store(0);
-    request.deadline = Clock::now() + std::chrono::milliseconds(60);
+    const auto deadline = Clock::now() + std::chrono::seconds(2);
+    request.deadline = deadline;
+    const std::atomic<uint64_t>& generated = engine_->metrics().generation_tokens;
+    std::atomic<int> late_steps = 0;
+    gated_.hook->Set([&, prompt, deadline, before = generated.load()] {
+      if (prompt == 1500 || generated.load() > before) std::this_thread::sleep_until(deadline);
+      if (Clock::now() >= deadline) ++late_steps;
+      return absl::OkStatus();
+    });
     auto [sink, result] = Complete(engine_, request);
+    gated_.GoByTheGate();
     EXPECT_EQ(result.status().code(), absl::StatusCode::kDeadlineExceeded);
     EXPECT_EQ(sink->tokens().empty(), prompt == 1500);
-    EXPECT_LT(Clock::now() - *request.deadline, std::chrono::seconds(5));
+    EXPECT_EQ(late_steps.load(), 1) << "it ends with the step that was running";
     ASSERT_TRUE(engine_->RewindSession(id_, 0).ok());
   }
-  gated_.hook->Set(nullptr);
   ExpectUsable(engine_, id_, "");
 }
 
@@ -229,12 +234,18 @@ TEST(EngineEndTest, DestructionEndsEveryRequest) {
   {
     TinyEngineOptions options;
     options.engine.max_running = 2;
-    auto engine = MakeTinyEngine(std::move(options));
+    GatedEngine gated(std::move(options));
+    Engine* engine = gated.engine.get();
+    // So slow that none can end by itself before.
+    gated.hook->Set([] {
+      std::this_thread::sleep_for(std::chrono::milliseconds(100));
+      return absl::OkStatus();
+    });
     for (int i = 0; i < 6; ++i) {
-      calls.push_back(Start(engine.get(), Ask(NewSession(engine.get()), Words(100), 1500)));
-      appends.push_back(
-          StartAppend(engine.get(), NewSession(engine.get()), {TextInput{Words(1500)}}));
+      calls.push_back(Start(engine, Ask(NewSession(engine), Words(100), 1500)));
+      appends.push_back(StartAppend(engine, NewSession(engine), {TextInput{Words(1500)}}));
     }
+    EXPECT_TRUE(Eventually([&] { return engine->metrics().requests_running.load() == 2; }));
   }
   for (Call& call : calls) {
     EXPECT_EQ(call.sink->Wait().status().code(), absl::StatusCode::kCancelled);

@@ -309,9 +309,15 @@ struct GatedEngine {
   explicit GatedEngine(TinyEngineOptions options = TinyEngineOptions()) {
     options.backend = std::make_unique<HookedBackend>(kernels::CreateRefBackend(), hook);
     engine = MakeTinyEngine(std::move(options));
-    hook->Set([gate = gate] { return gate->Pass(); });
+    StopAtGate();
   }
   ~GatedEngine() { gate->Open(); }
+
+  // For the steps that begin from now on.
+  void StopAtGate() {
+    hook->Set([gate = gate] { return gate->Pass(); });
+  }
+  void GoByTheGate() { hook->Set(nullptr); }
 
   std::shared_ptr<Gate> gate = std::make_shared<Gate>();
   std::shared_ptr<StepHook> hook = std::make_shared<StepHook>();

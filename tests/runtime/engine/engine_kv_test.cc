@@ -87,10 +87,10 @@ TEST(EngineKvTest, ARequestThatDoesNotFitBesideTheRunningOnesIsRefusedAtOnce) {
   TinyEngineOptions options = WithBlocks(8);
   GatedEngine gated(std::move(options));
   Engine* engine = gated.engine.get();
-  gated.hook->Set(nullptr);
+  gated.GoByTheGate();
   const std::string idle = NewSession(engine);
   ASSERT_TRUE(AppendText(engine, idle, Words(30, 3)).ok());
-  gated.hook->Set([gate = gated.gate] { return gate->Pass(); });
+  gated.StopAtGate();
   Call running = Start(engine, Ask("", Words(80), 5));  // 5 of 8 blocks
   gated.gate->AwaitArrival(1);
   const std::string id = NewSession(engine);
@@ -107,13 +107,17 @@ TEST(EngineKvTest, ARequestThatDoesNotFitBesideTheRunningOnesIsRefusedAtOnce) {
 }
 
 TEST(EngineKvTest, RepliesThatOutgrowMemoryTakeTurns) {
-  auto engine = MakeTinyEngine(WithBlocks(8));
-  const std::vector<int32_t> alone = Tokens(engine.get(), Ask("", Words(40), 50));
+  GatedEngine gated(WithBlocks(8));
+  Engine* engine = gated.engine.get();
+  gated.GoByTheGate();
+  const std::vector<int32_t> alone = Tokens(engine, Ask("", Words(40), 50));
+  gated.StopAtGate();
   // Each may grow to 6 blocks; together they may not: the younger makes room and comes back.
-  const std::string old_id = NewSession(engine.get());
-  const std::string young_id = NewSession(engine.get());
-  Call old_call = Start(engine.get(), Ask(old_id, Words(40), 50));
-  Call young_call = Start(engine.get(), Ask(young_id, Words(40), 50));
+  const std::string old_id = NewSession(engine);
+  const std::string young_id = NewSession(engine);
+  Call old_call = Start(engine, Ask(old_id, Words(40), 50));
+  Call young_call = Start(engine, Ask(young_id, Words(40), 50));
+  gated.gate->Open();
   ASSERT_TRUE(old_call.sink->Wait().ok());
   const auto young = young_call.sink->Wait();
   ASSERT_TRUE(young.ok()) << young.status();
@@ -125,10 +129,12 @@ TEST(EngineKvTest, RepliesThatOutgrowMemoryTakeTurns) {
 }
 
 TEST(EngineKvTest, APreemptedReplyCanBeCancelled) {
-  auto engine = MakeTinyEngine(WithBlocks(8));
-  const std::string id = NewSession(engine.get());
-  Call old_call = Start(engine.get(), Ask("", Words(40, 1), 80), 50);
-  Call young_call = Start(engine.get(), Ask(id, Words(40, 2), 80));
+  GatedEngine gated(WithBlocks(8));
+  Engine* engine = gated.engine.get();
+  const std::string id = NewSession(engine);
+  Call old_call = Start(engine, Ask("", Words(40, 1), 80), 50);
+  Call young_call = Start(engine, Ask(id, Words(40, 2), 80));
+  gated.gate->Open();
   ASSERT_TRUE(Eventually([&] { return engine->metrics().preemptions.load() > 0; }));
   young_call.cancel->Cancel();
   old_call.cancel->Cancel();

@@ -12,32 +12,39 @@ constexpr size_t kBlockBytes = 2 * (2 * 2 * 16 * 16 * 2 + 2 * 2 * 16 * 2);
 
 class EngineRestoreTest : public ::testing::Test {
  protected:
-  explicit EngineRestoreTest(int blocks = 10, double prefix_cache_share = 0) {
-    TinyEngineOptions options;
-    options.selector = false;
-    options.engine.kv_memory_bytes = blocks * kBlockBytes;
-    options.engine.prefix_cache_share = prefix_cache_share;
-    engine_ = MakeTinyEngine(std::move(options));
+  explicit EngineRestoreTest(int blocks = 10, double prefix_cache_share = 0)
+      : gated_(Options(blocks, prefix_cache_share)), engine_(gated_.engine.get()) {
+    gated_.GoByTheGate();
   }
 
   // A session of `tokens` tokens that has just lost its KV.
   std::string LostSession(int tokens) {
-    const std::string id = NewSession(engine_.get());
-    EXPECT_TRUE(AppendText(engine_.get(), id, Words(tokens)).ok());
+    const std::string id = NewSession(engine_);
+    EXPECT_TRUE(AppendText(engine_, id, Words(tokens)).ok());
     LoseAll();
     EXPECT_EQ(engine_->GetSession(id)->cached_tokens, 0);
     return id;
   }
   // A request that needs all there is.
-  void LoseAll() { ASSERT_TRUE(Complete(engine_.get(), Ask("", Words(150, 77), 1)).second.ok()); }
+  void LoseAll() { ASSERT_TRUE(Complete(engine_, Ask("", Words(150, 77), 1)).second.ok()); }
   Usage Generate(const std::string& id, const std::string& prompt) {
-    const auto result = Complete(engine_.get(), Ask(id, prompt, 2)).second;
+    const auto result = Complete(engine_, Ask(id, prompt, 2)).second;
     EXPECT_TRUE(result.ok()) << result.status();
     return result.ok() ? result->usage : Usage();
   }
   const Metrics& metrics() { return engine_->metrics(); }
 
-  std::unique_ptr<Engine> engine_;
+  GatedEngine gated_;
+  Engine* engine_;
+
+ private:
+  static TinyEngineOptions Options(int blocks, double prefix_cache_share) {
+    TinyEngineOptions options;
+    options.selector = false;
+    options.engine.kv_memory_bytes = blocks * kBlockBytes;
+    options.engine.prefix_cache_share = prefix_cache_share;
+    return options;
+  }
 };
 
 TEST_F(EngineRestoreTest, AGenerateRestoresWhatTheSessionLost) {
@@ -56,15 +63,15 @@ TEST_F(EngineRestoreTest, AGenerateRestoresWhatTheSessionLost) {
 
 TEST_F(EngineRestoreTest, AnAppendRestoresToo) {
   const std::string id = LostSession(100);
-  const auto result = AppendText(engine_.get(), id, "more");
+  const auto result = AppendText(engine_, id, "more");
   ASSERT_TRUE(result.ok());
   EXPECT_EQ(result->usage.restored_tokens, 99);
   EXPECT_EQ(result->usage.computed_tokens, 5);
 }
 
 TEST_F(EngineRestoreTest, RepliesAreRestoredLikePrompts) {
-  const std::string id = NewSession(engine_.get());
-  ASSERT_TRUE(Complete(engine_.get(), Ask(id, Words(60), 30)).second.ok());
+  const std::string id = NewSession(engine_);
+  ASSERT_TRUE(Complete(engine_, Ask(id, Words(60), 30)).second.ok());
   LoseAll();
   EXPECT_EQ(Generate(id, "").restored_tokens, 89);
 }
@@ -92,8 +99,8 @@ TEST_F(EngineRestoreTest, WhatARewindForgetsIsNewWhenItComesAgain) {
 
 TEST_F(EngineRestoreTest, WhatAnotherSessionHasIsFoundAndNotRestored) {
   const std::string id = LostSession(100);
-  const std::string other = NewSession(engine_.get());
-  ASSERT_TRUE(AppendText(engine_.get(), other, Words(40)).ok());
+  const std::string other = NewSession(engine_);
+  ASSERT_TRUE(AppendText(engine_, other, Words(40)).ok());
   const Usage usage = Generate(id, "x");
   EXPECT_EQ(usage.prefix_tokens, 32);
   EXPECT_EQ(usage.restored_tokens, 99 - 32);
@@ -103,7 +110,7 @@ TEST_F(EngineRestoreTest, WhatAnotherSessionHasIsFoundAndNotRestored) {
 TEST_F(EngineRestoreTest, ACancelledRestoreIsRestoredByTheNext) {
   const std::string id = LostSession(100);
   GenerateRequest request = Ask(id, "x", 50);
-  Call call = Start(engine_.get(), request, /*pause_after=*/0);
+  Call call = Start(engine_, request, /*pause_after=*/0);
   call.cancel->Cancel();
   (void)call.sink->Wait();
   const Usage usage = Generate(id, "");
@@ -113,10 +120,12 @@ TEST_F(EngineRestoreTest, ACancelledRestoreIsRestoredByTheNext) {
 // Preemption is not the session's loss: what is computed a second time counts once in the reply,
 // and as preempted in the metrics.
 TEST_F(EngineRestoreTest, PreemptionCountsOnce) {
-  const std::string old_id = NewSession(engine_.get());
-  const std::string young_id = NewSession(engine_.get());
-  Call old_call = Start(engine_.get(), Ask(old_id, Words(40, 1), 60));
-  Call young_call = Start(engine_.get(), Ask(young_id, Words(40, 2), 60));
+  const std::string old_id = NewSession(engine_);
+  const std::string young_id = NewSession(engine_);
+  gated_.StopAtGate();
+  Call old_call = Start(engine_, Ask(old_id, Words(40, 1), 60));
+  Call young_call = Start(engine_, Ask(young_id, Words(40, 2), 60));
+  gated_.gate->Open();
   ASSERT_TRUE(old_call.sink->Wait().ok());
   const auto young = young_call.sink->Wait();
   ASSERT_TRUE(young.ok()) << young.status();
@@ -130,9 +139,11 @@ TEST_F(EngineRestoreTest, PreemptionCountsOnce) {
 
 // What was preempted and ended before it came back has been lost by its session.
 TEST_F(EngineRestoreTest, APreemptedReplyThatIsCancelledIsRestored) {
-  const std::string id = NewSession(engine_.get());
-  Call old_call = Start(engine_.get(), Ask("", Words(40, 1), 100), 90);
-  Call young_call = Start(engine_.get(), Ask(id, Words(40, 2), 100));
+  const std::string id = NewSession(engine_);
+  gated_.StopAtGate();
+  Call old_call = Start(engine_, Ask("", Words(40, 1), 100), 90);
+  Call young_call = Start(engine_, Ask(id, Words(40, 2), 100));
+  gated_.gate->Open();
   ASSERT_TRUE(Eventually([&] { return metrics().preemptions.load() > 0; }));
   young_call.cancel->Cancel();
   old_call.cancel->Cancel();
@@ -149,17 +160,17 @@ class EnginePrefixCacheTest : public EngineRestoreTest {
 
 // A beginning outlives the session that computed it, for its tenant, while there is room.
 TEST_F(EnginePrefixCacheTest, ABeginningOutlivesItsSessions) {
-  const std::string id = NewSession(engine_.get());
-  ASSERT_TRUE(AppendText(engine_.get(), id, Words(100)).ok());
+  const std::string id = NewSession(engine_);
+  ASSERT_TRUE(AppendText(engine_, id, Words(100)).ok());
   ASSERT_TRUE(engine_->DeleteSession(id).ok());
   EXPECT_EQ(metrics().kv_blocks_used.load(), 0);
   EXPECT_EQ(metrics().kv_blocks_kept.load(), 6);
-  const auto [sink, result] = Complete(engine_.get(), Ask("", Words(100), 4));
+  const auto [sink, result] = Complete(engine_, Ask("", Words(100), 4));
   ASSERT_TRUE(result.ok());
   EXPECT_EQ(result->usage.prefix_tokens, 96);
   GenerateRequest others = Ask("", Words(100), 4);
   others.tenant = "other";
-  const auto [other_sink, other] = Complete(engine_.get(), others);
+  const auto [other_sink, other] = Complete(engine_, others);
   ASSERT_TRUE(other.ok());
   EXPECT_EQ(other->usage.prefix_tokens, 0) << "another tenant's";
   EXPECT_EQ(sink->tokens(), other_sink->tokens());
@@ -167,11 +178,11 @@ TEST_F(EnginePrefixCacheTest, ABeginningOutlivesItsSessions) {
 }
 
 TEST_F(EnginePrefixCacheTest, ItIsGivenUpBeforeAnIdleSessionsKv) {
-  const std::string idle = NewSession(engine_.get());
-  ASSERT_TRUE(AppendText(engine_.get(), idle, Words(100, 2)).ok());  // 7 blocks
-  ASSERT_TRUE(Complete(engine_.get(), Ask("", Words(100, 3), 1)).second.ok());
+  const std::string idle = NewSession(engine_);
+  ASSERT_TRUE(AppendText(engine_, idle, Words(100, 2)).ok());  // 7 blocks
+  ASSERT_TRUE(Complete(engine_, Ask("", Words(100, 3), 1)).second.ok());
   EXPECT_EQ(metrics().kv_blocks_kept.load(), 6);
-  ASSERT_TRUE(Complete(engine_.get(), Ask("", Words(200, 4), 1)).second.ok());  // 13 blocks
+  ASSERT_TRUE(Complete(engine_, Ask("", Words(200, 4), 1)).second.ok());  // 13 blocks
   EXPECT_EQ(engine_->GetSession(idle)->cached_tokens, 99);
   EXPECT_GE(metrics().kv_kept_given_up.load(), 6u);
   EXPECT_LE(metrics().kv_blocks_kept.load(), 10) << "half of all at most";

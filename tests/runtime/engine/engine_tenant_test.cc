@@ -199,12 +199,14 @@ TEST(EngineTenantTest, ATenantWithSeveralPlacesGivesOneUp) {
   gated.gate->AwaitArrival(21);
   Call own = Start(engine, AskAs("a", "", Words(20, 3), 2));
   Call other = Start(engine, AskAs("b", "", Words(20, 2), 3));
-  gated.gate->Open();
+  gated.gate->LetPass(20);
   ASSERT_TRUE(other.sink->Wait().ok());
+  gated.gate->AwaitArrival(41);
   EXPECT_FALSE(first.sink->done());
   EXPECT_FALSE(second.sink->done());
   EXPECT_FALSE(own.sink->done()) << "its own tenant's can wait";
   EXPECT_EQ(engine->metrics().preemptions.load(), 1u);
+  gated.gate->Open();
   ASSERT_TRUE(first.sink->Wait().ok());
   ASSERT_TRUE(second.sink->Wait().ok());
   EXPECT_EQ(first.sink->tokens(), second.sink->tokens()) << "what was given up came back";
