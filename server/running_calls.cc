@@ -97,4 +97,9 @@ void RunningCalls::LeaveUpload() {
   --uploads_;
 }
 
+int32_t RunningCalls::uploads() const {
+  const std::lock_guard lock(mutex_);
+  return uploads_;
+}
+
 }  // namespace spotd::server

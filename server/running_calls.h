@@ -64,6 +64,7 @@ class RunningCalls {
   // False when as many uploads are going on as may; else LeaveUpload must follow.
   [[nodiscard]] bool EnterUpload();
   void LeaveUpload();
+  int32_t uploads() const;
   int32_t max_uploads() const { return max_uploads_; }
 
  private:

@@ -313,13 +313,13 @@ std::map<std::string, Case> LimitCases() {
          v1::AppendRequest request;
          request.set_session(session);
          EXPECT_TRUE(open->Write(request));
-         EXPECT_TRUE(Eventually([&] { return server.rpc_metrics().in_progress() == 1; }));
+         EXPECT_TRUE(Eventually([&] { return server.context().calls->uploads() == 1; }));
          const grpc::Status status = server.Append(server.NewSession(), {Text("x")}).status;
          context.TryCancel();
          (void)open->Finish();
-         EXPECT_TRUE(Eventually([&] {
-           return server.Append(server.NewSession(), {Text("x")}).status.ok();
-         })) << "its place did not come back";
+         EXPECT_TRUE(Eventually([&] { return server.context().calls->uploads() == 0; }))
+             << "its place did not come back";
+         EXPECT_TRUE(server.Append(server.NewSession(), {Text("x")}).status.ok());
          return status;
        }},
       {reason::kKvExhausted,

@@ -2,6 +2,7 @@
 #include <gtest/gtest.h>
 
 #include <atomic>
+#include <future>
 #include <memory>
 #include <thread>
 
@@ -154,7 +155,17 @@ TEST(KeepaliveTest, WhoPingsMoreThanMayIsCutOff) {
   const auto listening = server::GrpcServer::Start(
       {.listen = "127.0.0.1:0", .min_ping_interval = std::chrono::minutes(1)}, server.context());
   ASSERT_TRUE(listening.ok()) << listening.status();
-  EXPECT_EQ(WatchFor(PingingChannel((*listening)->port()), 5000).error_code(), grpc::UNAVAILABLE);
+  EXPECT_EQ(WatchFor(PingingChannel((*listening)->port()), 60000).error_code(), grpc::UNAVAILABLE);
+}
+
+// A server whose steps end with the hook.
+TestServer HookedServer(const std::shared_ptr<StepHook>& hook) {
+  return TestServer(65536, {}, nullptr, [hook](const server::ServerConfig& config) {
+    auto device = server::OpenDevice(config);
+    EXPECT_TRUE(device.ok());
+    return absl::StatusOr<std::unique_ptr<kernels::Backend>>(
+        std::make_unique<HookedBackend>(*std::move(device), hook));
+  });
 }
 
 TEST(LifecycleTest, ASignalDrains) {
@@ -190,21 +201,27 @@ TEST(LifecycleTest, ASignalDrains) {
   run.join();
 }
 
-// One long step with work pending looks hung until it ends; then the server recovers by itself.
+// A step that lasts too long looks hung until it ends; then the server recovers by itself.
 TEST(LifecycleTest, AnEngineThatMakesNoProgressIsNotLive) {
   server::BlockShutdownSignals();
-  TestServer server(4096, {"--max_prefill_chunk=1600"});
+  const auto hook = std::make_shared<StepHook>();
+  TestServer server = HookedServer(hook);
+  std::promise<void> go_on;
+  hook->Set([held = go_on.get_future().share()] {
+    held.wait();
+    return absl::OkStatus();
+  });
   server::Lifecycle lifecycle({.stall_timeout = std::chrono::milliseconds(1)}, &server.engine(),
                               &server.rpc_metrics(), server.context().calls, &server.grpc());
   std::thread run([&] { lifecycle.Run(); });
   std::thread append([&] {
-    EXPECT_TRUE(
-        server.Append(server.NewSession(), {Tokens(std::vector<int32_t>(1600, 9))}).status.ok());
+    EXPECT_TRUE(server.Append(server.NewSession(), {Text("some text")}).status.ok());
   });
   ASSERT_TRUE(Eventually([&] { return lifecycle.state() == server::EngineState::kStalled; }));
   HealthCheckResponse health;
   ASSERT_TRUE(Check(&server, "", &health).ok());
   EXPECT_EQ(health.status(), HealthCheckResponse::NOT_SERVING);
+  go_on.set_value();
   append.join();
   EXPECT_TRUE(Eventually([&] { return lifecycle.state() == server::EngineState::kReady; }));
   ASSERT_TRUE(Check(&server, "", &health).ok());
@@ -218,12 +235,7 @@ TEST(LifecycleTest, AnEngineThatMakesNoProgressIsNotLive) {
 TEST(LifecycleTest, ALostDeviceIsNotServing) {
   server::BlockShutdownSignals();
   const auto hook = std::make_shared<StepHook>();
-  TestServer server(65536, {}, nullptr, [&](const server::ServerConfig& config) {
-    auto device = server::OpenDevice(config);
-    EXPECT_TRUE(device.ok());
-    return absl::StatusOr<std::unique_ptr<kernels::Backend>>(
-        std::make_unique<HookedBackend>(*std::move(device), hook));
-  });
+  TestServer server = HookedServer(hook);
   server::Lifecycle lifecycle({}, &server.engine(), &server.rpc_metrics(), server.context().calls,
                               &server.grpc());
   std::thread run([&] { lifecycle.Run(); });
@@ -267,7 +279,8 @@ TEST(LifecycleTest, WaitingForASlowReaderIsNotBeingHung) {
                               &server.rpc_metrics(), server.context().calls, &server.grpc());
   std::thread run([&] { lifecycle.Run(); });
   std::this_thread::sleep_for(std::chrono::milliseconds(1700));  // three looks
-  EXPECT_EQ(lifecycle.state(), server::EngineState::kReady);
+  // On a busy machine a look may find that the engine thread had no core. The next one does not.
+  EXPECT_TRUE(Eventually([&] { return lifecycle.state() == server::EngineState::kReady; }));
   context.TryCancel();
   while (stream->Read(&response)) {
   }

@@ -25,13 +25,21 @@ struct Open {
 TEST(LoadTest, ManyClientsThatDoNotReadHoldUpNobodyElse) {
   constexpr int kClients = 1000;
   TestServer server(4096, {"--max_waiting=2000", "--max_running=16"});
+  const engine::Metrics& metrics = server.engine().metrics();
+  const auto arrived = [&] {
+    return metrics.requests_running.load() + metrics.requests_waiting.load();
+  };
+  const double before = ResidentMiB();
   std::vector<Open> open(kClients);
-  for (Open& one : open) {
-    one.stream = server.inference().Generate(one.context.get(), RequestFor("", "go", 3000));
+  for (int i = 0; i < kClients; ++i) {
+    open[i].stream = server.inference().Generate(open[i].context.get(), RequestFor("", "go", 3000));
+    // The workers would refuse more than some at once.
+    if (i % 50 == 49) {
+      ASSERT_TRUE(Eventually([&] { return arrived() == i + 1; })) << arrived();
+    }
   }
   // Those that run are stuck after some tokens; they lose their places to the others in turn.
-  ASSERT_TRUE(Eventually([&] { return server.engine().metrics().preemptions.load() > 0; }));
-  const double before = ResidentMiB();
+  ASSERT_TRUE(Eventually([&] { return metrics.preemptions.load() > 0; }));
   // Others get their answers meanwhile. They are the same tenant's, so a priority is needed.
   for (int i = 0; i < 3; ++i) {
     v1::GenerateRequest request = RequestFor("", "I do read", 5);
@@ -49,7 +57,7 @@ TEST(LoadTest, ManyClientsThatDoNotReadHoldUpNobodyElse) {
     (void)one.stream->Finish();
   }
   EXPECT_TRUE(Eventually([&] { return server.engine().Idle(); }));
-  EXPECT_EQ(server.engine().metrics().kv_blocks_used.load(), 0);
+  EXPECT_EQ(metrics.kv_blocks_used.load(), 0);
   server.ExpectServing();
 }
 

@@ -64,6 +64,7 @@ TEST(RunningCallsTest, BoundsUploads) {
   EXPECT_TRUE(calls.EnterUpload());
   EXPECT_TRUE(calls.EnterUpload());
   EXPECT_FALSE(calls.EnterUpload());
+  EXPECT_EQ(calls.uploads(), 2);
   calls.LeaveUpload();
   EXPECT_TRUE(calls.EnterUpload());
 }

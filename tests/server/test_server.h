@@ -92,10 +92,10 @@ google::rpc::ErrorInfo InfoOf(const grpc::Status& status);
 std::string FieldOf(const grpc::Status& status);
 std::optional<google::rpc::RetryInfo> RetryOf(const grpc::Status& status);
 
-// Waits until `condition` holds; false after ten seconds.
+// Waits until `condition` holds; false after a minute, which a busy machine may need.
 template <typename F>
 bool Eventually(F condition) {
-  const auto deadline = std::chrono::steady_clock::now() + std::chrono::seconds(10);
+  const auto deadline = std::chrono::steady_clock::now() + std::chrono::seconds(60);
   while (!condition()) {
     if (std::chrono::steady_clock::now() > deadline) return false;
     std::this_thread::sleep_for(std::chrono::milliseconds(2));

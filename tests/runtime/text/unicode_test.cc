@@ -2,7 +2,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
-#include <chrono>
+#include <ctime>
 
 #include "runtime/text/byte_alphabet.h"
 #include "runtime/text/nfc.h"
@@ -85,9 +85,9 @@ TEST(NfcTest, ComposesAndOrders) {
 TEST(NfcTest, MarksWithoutEndTakeLinearTime) {
   std::string text = "a";
   for (int i = 0; i < 300'000; ++i) text += i % 2 == 0 ? "\u0301" : "\u0323";
-  const auto begin = std::chrono::steady_clock::now();
+  const std::clock_t begin = std::clock();  // of the CPU: the machine may be busy
   EXPECT_GT(Nfc(text).size(), 600'000u);
-  EXPECT_LT(std::chrono::steady_clock::now() - begin, std::chrono::seconds(5));
+  EXPECT_LT(std::clock() - begin, 5 * CLOCKS_PER_SEC);
 }
 
 TEST(UnicodeUpdateTest, NewCharactersBecomeOldOnesOfTheirLength) {
