@@ -214,9 +214,8 @@ TEST(LifecycleTest, AnEngineThatMakesNoProgressIsNotLive) {
   server::Lifecycle lifecycle({.stall_timeout = std::chrono::milliseconds(1)}, &server.engine(),
                               &server.rpc_metrics(), server.context().calls, &server.grpc());
   std::thread run([&] { lifecycle.Run(); });
-  std::thread append([&] {
-    EXPECT_TRUE(server.Append(server.NewSession(), {Text("some text")}).status.ok());
-  });
+  std::thread append(
+      [&] { EXPECT_TRUE(server.Append(server.NewSession(), {Text("some text")}).status.ok()); });
   ASSERT_TRUE(Eventually([&] { return lifecycle.state() == server::EngineState::kStalled; }));
   HealthCheckResponse health;
   ASSERT_TRUE(Check(&server, "", &health).ok());
