@@ -271,7 +271,7 @@ class ProgramTest(unittest.TestCase):
                 flags = [flag.replace("/etc/spotd/", f"{directory}/") for flag in container["args"]]
                 set_here = {entry["name"]: entry["value"] for entry in container.get("env", [])}
                 result = subprocess.run([BIN / "spotd", *flags, "--check_config"], capture_output=True, text=True, check=False,
-                                        timeout=60, env=dict(os.environ, **set_here))
+                                        timeout=120, env=dict(os.environ, **set_here))
                 self.assertEqual(result.returncode, 0, result.stdout + result.stderr)
 
     def test_spotctl_knows_what_the_chart_asks_of_it(self):
@@ -319,7 +319,7 @@ class ProgramTest(unittest.TestCase):
             environment = dict(os.environ, PATH=f"{BIN}:{os.environ['PATH']}")
             for _ in range(2):  # the second run finds the checkpoint of the first
                 result = subprocess.run(["/bin/bash", "-ec", script], capture_output=True, text=True, check=False,
-                                        env=environment, timeout=120)
+                                        env=environment, timeout=300)
                 self.assertEqual(result.returncode, 0, result.stdout + result.stderr)
                 self.assertTrue((root / "output/s.safetensors").exists())
                 self.assertTrue((root / "output/s.safetensors.checkpoint").exists())

@@ -1,6 +1,7 @@
 """A real Prometheus in a temporary directory, for the tests: scrapes one target and evaluates the shipped rules."""
 import json
 import pathlib
+import random
 import re
 import shutil
 import socket
@@ -11,13 +12,21 @@ import urllib.request
 
 import yaml
 
-START_TIMEOUT = 30
+START_TIMEOUT = 60
 
 
 def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
+    """A port that nothing listens on; below those that the system hands out, or a connection of another test may have it
+    before the program that it is for."""
+    first_handed_out = int(pathlib.Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
+    while True:
+        port = random.randrange(first_handed_out // 2, first_handed_out)
+        with socket.socket() as probe:
+            try:
+                probe.bind(("127.0.0.1", port))
+                return port
+            except OSError:
+                continue
 
 
 class Prometheus:
@@ -41,7 +50,7 @@ class Prometheus:
         deadline = time.monotonic() + START_TIMEOUT
         while time.monotonic() < deadline and self._process.poll() is None:
             try:
-                urllib.request.urlopen(self.url + "/-/ready", timeout=2).close()
+                urllib.request.urlopen(self.url + "/-/ready", timeout=10).close()
                 return self
             except OSError:
                 time.sleep(0.1)
@@ -54,7 +63,7 @@ class Prometheus:
         self._log.close()
 
     def get(self, path: str, **parameters):
-        with urllib.request.urlopen(f"{self.url}/api/v1/{path}?{urllib.parse.urlencode(parameters)}", timeout=30) as reply:
+        with urllib.request.urlopen(f"{self.url}/api/v1/{path}?{urllib.parse.urlencode(parameters)}", timeout=60) as reply:
             return json.load(reply)["data"]
 
     def query(self, expression: str) -> list:

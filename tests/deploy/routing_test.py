@@ -5,7 +5,6 @@ import pathlib
 import shutil
 import subprocess
 import sys
-import time
 import unittest
 import urllib.error
 import urllib.request
@@ -19,10 +18,10 @@ from certificate import make_certificate
 sys.path.insert(0, str(chart.SOURCE / "tests/e2e"))
 
 from prometheus_server import free_port  # noqa: E402
-from spotd_process import TINY_FLAGS, Spotd, metric, parse_metrics, spotctl, temporary_directory, tiny_model  # noqa: E402
+from spotd_process import TINY_FLAGS, Spotd, metric, parse_metrics, spotctl, temporary_directory, tiny_model, wait_until  # noqa: E402
 
 ENVOY = pathlib.Path(sys.executable).parent / "envoy"
-START_TIMEOUT = 30
+START_TIMEOUT = 60
 KEYS = [f"conversation-{n}" for n in range(24)]
 
 
@@ -106,7 +105,12 @@ class Routing:
         """A unary call with messages as bytes, so that no generated code is needed."""
         call = self.channel.unary_unary(f"/spotd.v1.SessionService/{method}", request_serializer=bytes,
                                         response_deserializer=bytes)
-        return call(request, metadata=[(self.header, key)], timeout=20)
+        return call(request, metadata=[(self.header, key)], timeout=60)
+
+    def clusters(self) -> list:
+        """What Envoy knows of the servers, a line a fact."""
+        with urllib.request.urlopen(f"http://127.0.0.1:{self.admin}/clusters", timeout=60) as reply:
+            return [line.partition("::")[2] for line in reply.read().decode().splitlines()]
 
     def sessions(self, server: Spotd) -> float:
         return metric(parse_metrics(server.get("/metrics")[1]), "spotd_sessions")
@@ -114,7 +118,7 @@ class Routing:
     def test_1_what_envoy_shows(self):
         def get(path):
             try:
-                with urllib.request.urlopen(f"http://127.0.0.1:{self.status}{path}", timeout=10) as reply:
+                with urllib.request.urlopen(f"http://127.0.0.1:{self.status}{path}", timeout=60) as reply:
                     return reply.status
             except urllib.error.HTTPError as error:
                 return error.code
@@ -151,7 +155,8 @@ class Routing:
             name = name_of(self.call("CreateSession", b"", key))
             keys[key] = (self.sessions(self.servers[0]) > before, name)
         self.servers[0].__exit__()
-        time.sleep(1)
+        gone = f"{self.servers[0].address}::cx_active::0"
+        wait_until(lambda: gone in self.clusters(), "Envoy does not see that its connections are closed")
         for key, (gone, name) in keys.items():
             if gone:
                 self.call("CreateSession", b"", key)

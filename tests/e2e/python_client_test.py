@@ -80,7 +80,7 @@ class PythonClientTest(unittest.TestCase):
             for options, code in (({"token": "guess", **tls}, "UNAUTHENTICATED"),
                                   ({"token": "alpha", "tls_ca": tls["tls_ca"]}, "UNAVAILABLE"),
                                   ({"token": "alpha"}, "UNAVAILABLE")):
-                with self.api.Client(spotd.address, timeout=5, **options) as client:
+                with self.api.Client(spotd.address, timeout=60, **options) as client:
                     with self.assertRaises(self.api.SpotdError) as caught:
                         client.create_session()
                     self.assertEqual(caught.exception.code.name, code, options)

@@ -11,7 +11,7 @@ from spotd_process import BIN, TINY_FLAGS, Spotd, metric, parse_metrics, tempora
 
 def bench(address, *arguments):
     return subprocess.run([str(BIN / "spot-bench"), "serve", "--address", address, *arguments], capture_output=True,
-                          text=True, timeout=120, check=False)
+                          text=True, timeout=250, check=False)
 
 
 class ServeTest(unittest.TestCase):
@@ -33,7 +33,7 @@ class ServeTest(unittest.TestCase):
     def test_closed_loop_accounts_for_every_token(self):
         before = metric(parse_metrics(self.spotd.get("/metrics")[1]), "spotd_generation_tokens_total")
         plot = pathlib.Path(self.directory.name) / "plot.svg"
-        report = self.run_json("--concurrency", "3", "--duration", "1s", "--mix", "40/8@3,200/4", "--plot", str(plot))
+        report = self.run_json("--concurrency", "3", "--duration", "3s", "--mix", "40/8@3,200/4", "--plot", str(plot))
         self.assertEqual(set(report["outcomes"]), {"OK"})
         requests = report["outcomes"]["OK"]
         self.assertGreater(requests, 3)
@@ -67,7 +67,7 @@ class SyntheticTest(unittest.TestCase):
 
     def run_json(self, command, *arguments):
         result = subprocess.run([str(BIN / "spot-bench"), command, "--backend", "cpu", "--threads", "1", "--model", "synthetic:tiny",
-                                 "--json", *arguments], capture_output=True, text=True, timeout=120, check=False)
+                                 "--json", *arguments], capture_output=True, text=True, timeout=250, check=False)
         self.assertEqual(result.returncode, 0, result.stderr)
         return [json.loads(line) for line in result.stdout.splitlines()]
 

@@ -105,7 +105,7 @@ class SpotctlTest(unittest.TestCase):
                                  "--max-tokens", "400", "--ignore-eos"], stdout=subprocess.DEVNULL,
                                 stderr=subprocess.DEVNULL)
         shown = self.run_ok("watch", "--metrics", self.spotd.http, "--interval", "0.2", "--count", "3").stdout
-        load.wait(60)
+        load.wait(120)
         for part in ("spotd ", "qwen3", "ready", "prefill", "decode", "density", "first token", "KV"):
             self.assertEqual(shown.count(part) >= 3, True, part)
         before = [json.loads(line) for line in spotctl(self.spotd.address, "watch", "--metrics", self.spotd.http,

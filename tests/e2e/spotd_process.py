@@ -63,7 +63,7 @@ class Spotd:
         if self.process.poll() is None:
             self.process.send_signal(signal.SIGTERM)
         try:
-            self.process.wait(30)
+            self.process.wait(60)
         except subprocess.TimeoutExpired:
             self.process.kill()
             raise
@@ -96,7 +96,7 @@ def run_spotd(*arguments: str):
 
 def spotctl(address: str, *arguments: str, stdin: str = ""):
     environment = dict(os.environ, SPOTD_ADDRESS=address)
-    return subprocess.run([str(BIN / "spotctl"), *arguments], input=stdin, capture_output=True, text=True, timeout=60,
+    return subprocess.run([str(BIN / "spotctl"), *arguments], input=stdin, capture_output=True, text=True, timeout=120,
                           env=environment, check=False)
 
 

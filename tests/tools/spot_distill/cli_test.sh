@@ -30,7 +30,7 @@ refused() {  # WORD COMMAND...: fails with one line that has the word
 run --tokens 5120 --out "$work/whole"
 # Ctrl-C after some steps, then resume: the same bytes as without.
 run --tokens 5120 --checkpoint_every 1 --out "$work/part" 2> "$work/log" & pid=$!
-for _ in $(seq 200); do [ -e "$work/part.checkpoint" ] && break; sleep 0.02; done
+for _ in $(seq 3000); do [ -e "$work/part.checkpoint" ] && break; sleep 0.02; done
 kill -INT $pid || true
 wait $pid || fail "Ctrl-C did not end the run in order: $(cat "$work/log")"
 [ -e "$work/part.checkpoint" ] || fail "no checkpoint after Ctrl-C"
