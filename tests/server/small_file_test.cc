@@ -6,11 +6,13 @@
 #include <filesystem>
 #include <fstream>
 
+#include "tests/server/test_model.h"
+
 namespace spotd::server {
 namespace {
 
 std::string FileOf(const std::string& bytes) {
-  std::string path = ::testing::TempDir() + "/small_file_test";
+  std::string path = spotd::testing::TemporaryDirectory() + "/file";
   std::ofstream(path, std::ios::binary) << bytes;
   return path;
 }
