@@ -22,9 +22,9 @@ TEST(CallExecutorTest, OneThreadRunsTasksInTheirOrder) {
 }
 
 TEST(CallExecutorTest, RefusesMoreThanMayWait) {
-  CallExecutor executor(1, 2);
   std::promise<void> go;
   std::promise<void> started;
+  CallExecutor executor(1, 2);  // its end waits for the task, which uses them
   ASSERT_TRUE(executor.Submit([&] {
     started.set_value();
     go.get_future().wait();

@@ -22,10 +22,11 @@ class EngineRepeatTest : public ::testing::Test {
     request.fingerprint = fingerprint;
     request.etag = etag;
     request.cancel = std::make_shared<CancelToken>();
-    std::promise<absl::StatusOr<AppendResult>> promise;
-    auto future = promise.get_future();
-    request.on_done = [&](absl::StatusOr<AppendResult> result) {
-      promise.set_value(std::move(result));
+    // Shared: the engine's thread may still be in set_value when this one has the result.
+    const auto promise = std::make_shared<std::promise<absl::StatusOr<AppendResult>>>();
+    auto future = promise->get_future();
+    request.on_done = [promise](absl::StatusOr<AppendResult> result) {
+      promise->set_value(std::move(result));
     };
     engine_->Append(std::move(request));
     return future.get();
