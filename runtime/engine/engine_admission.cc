@@ -32,11 +32,19 @@ void EngineLoop::AdmitWaiting() {
   PreemptForgotten(left.size());
   while (!left.empty()) {
     Sequence* const first = TakeFirst(&left);
-    if (TryAdmit(first) != Entry::kNoPlace) continue;
+    Entry entry = TryAdmit(first);
+    if (entry == Entry::kNoPlace && MakePlaceFor(*first)) entry = TryAdmit(first);
     // Nobody overtakes a request that waits for places.
-    if (!MakePlaceFor(*first) || TryAdmit(first) == Entry::kNoPlace) break;
+    if (entry == Entry::kNoPlace) break;
+    // One whose KV is all there has ended at once, and holds no place.
+    RemoveEnded();
   }
-  RemoveEnded();
+}
+
+int32_t EngineLoop::PlacesTaken() const {
+  int32_t places = 0;
+  for (const auto& sequence : running_) places += sequence->places();
+  return places;
 }
 
 Sequence* EngineLoop::TakeFirst(std::vector<Sequence*>* left) {
@@ -57,7 +65,7 @@ Sequence* EngineLoop::TakeFirst(std::vector<Sequence*>* left) {
 EngineLoop::Entry EngineLoop::TryAdmit(Sequence* sequence) {
   Session& session = sequence->session();
   AdmissionState state;
-  state.running = static_cast<int32_t>(running_.size());
+  state.taken = PlacesTaken();
   state.max_running = options_.max_running;
   state.places = sequence->places();
   state.preempted = sequence->preempted();
@@ -151,7 +159,7 @@ void EngineLoop::BeginSiblings(Sequence* sequence) {
 }
 
 void EngineLoop::PreemptForgotten(size_t most) {
-  if (static_cast<int32_t>(running_.size()) < options_.max_running) return;
+  if (PlacesTaken() < options_.max_running) return;
   const Clock::time_point before = Clock::now() - options_.reader_patience;
   std::vector<Sequence*> forgotten;
   for (const auto& sequence : running_) {

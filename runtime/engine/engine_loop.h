@@ -83,6 +83,8 @@ class EngineLoop {
 
   // engine_admission.cc
   void AdmitWaiting();
+  // Of options_.max_running, by the running: with those of candidates that are yet to begin.
+  int32_t PlacesTaken() const;
   // The waiting sequence to admit first, of those in `left`, which it is taken from.
   Sequence* TakeFirst(std::vector<Sequence*>* left);
   enum class Entry : uint8_t { kEntered, kNoPlace, kNoKv };

@@ -44,7 +44,7 @@ int32_t ChooseVictim(std::span<const RunningView> running, std::span<const int32
 }  // namespace
 
 Admission Admit(const AdmissionState& state) {
-  if (state.running + state.places > state.max_running) return Admission::kWait;
+  if (state.taken + state.places > state.max_running) return Admission::kWait;
   // Who needs nothing may come in although others are owed more than there is.
   const bool fits = state.blocks_needed == 0 || state.blocks_needed <= state.blocks_available;
   if (fits) return Admission::kAdmit;

@@ -45,9 +45,9 @@ struct WaitingView {
 bool GoesFirst(const WaitingView& a, const WaitingView& b);
 
 struct AdmissionState {
-  int32_t running = 0;
-  int32_t max_running = 0;
-  int32_t places = 1;         // that the request takes among the running
+  int32_t taken = 0;          // places among the running
+  int32_t max_running = 0;    // places that there are
+  int32_t places = 1;         // that the request takes
   int32_t blocks_needed = 0;  // by the request
   // Free, or held by idle sessions other than the request's own, and not owed to a running reply
   // that waits for KV.

@@ -71,5 +71,52 @@ TEST(EngineAdmissionTest, TheQueueIsBoundedInTokens) {
   EXPECT_EQ(engine->metrics().waiting_tokens.load(), 0);
 }
 
+// Candidates are not there yet while their prompt is computed, but their places are taken: the
+// model decodes no more sequences than it has room for.
+TEST(EngineAdmissionTest, CandidatesKeepTheirPlacesWhileTheirPromptIsComputed) {
+  TinyEngineOptions options;
+  options.limits.max_batch = 4;
+  GatedEngine gated(std::move(options));
+  Engine* engine = gated.engine.get();
+  GenerateRequest several = Ask("", Words(100), 4);
+  several.candidates = 3;
+  Call wide = Start(engine, several);
+  gated.gate->AwaitArrival(1);
+  std::vector<Call> others;
+  for (int i = 0; i < 3; ++i) others.push_back(Start(engine, Ask("", Words(20), 40)));
+  gated.gate->Open();
+  for (Call& call : others) EXPECT_TRUE(call.sink->Wait().ok());
+  EXPECT_TRUE(wide.sink->Wait().ok());
+}
+
+// Who gets all it asked for with its place has gone when the next one looks for a place.
+TEST(EngineAdmissionTest, ARequestThatEndsAtOnceIsNobodysRival) {
+  TinyEngineOptions options;
+  options.engine.max_running = 2;
+  options.engine.tenant_patience = std::chrono::milliseconds(0);
+  GatedEngine gated(std::move(options));
+  Engine* engine = gated.engine.get();
+  gated.hook->Set(nullptr);
+  const std::string first = NewSession(engine);
+  ASSERT_TRUE(AppendText(engine, first, Words(33)).ok());
+  const std::string second = NewSession(engine);
+  gated.hook->Set([gate = gated.gate] { return gate->Pass(); });
+
+  GenerateRequest request = Ask("", "x", 50);
+  request.tenant = "busy";
+  Call running = Start(engine, request);
+  gated.gate->AwaitArrival(1);
+  request.tenant = "waits for two places";
+  request.candidates = 2;
+  Call waiting = Start(engine, request);
+  Appending cached = StartAppend(engine, second, {TextInput{Words(33)}}, nullptr, /*priority=*/1);
+  gated.gate->Open();
+  const auto appended = cached.Wait();
+  ASSERT_TRUE(appended.ok()) << appended.status();
+  EXPECT_EQ(appended->usage.computed_tokens, 1) << "all but the newest token were cached";
+  EXPECT_TRUE(running.sink->Wait().ok());
+  EXPECT_TRUE(waiting.sink->Wait().ok());
+}
+
 }  // namespace
 }  // namespace spotd::engine

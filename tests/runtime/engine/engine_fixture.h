@@ -209,9 +209,11 @@ struct Appending {
 };
 
 inline Appending StartAppend(Engine* engine, std::string session, std::vector<Input> input,
-                             std::function<void(int32_t, int32_t)> on_progress = nullptr) {
+                             std::function<void(int32_t, int32_t)> on_progress = nullptr,
+                             int32_t priority = 0) {
   Appending appending;
   AppendRequest request;
+  request.priority = priority;
   request.session_id = std::move(session);
   request.input = std::move(input);
   request.cancel = appending.cancel;
