@@ -211,7 +211,7 @@ absl::StatusOr<SequenceSetup> Engine::Impl::Prepare(const RequestHead& head, Ses
   SPOTD_ASSIGN_OR_RETURN(EncodedPrompt prompt,
                          encoder.Encode(inputs, claim->conversation, length, generate));
   metrics.tokenization_time.Observe(std::chrono::duration<double>(Clock::now() - before).count());
-  if (!generate || length == 0) SPOTD_RETURN_IF_ERROR(CheckNotEmpty(prompt, "prompt"));
+  if (!generate || length == 0) SPOTD_RETURN_IF_ERROR(CheckNotEmpty(prompt, PromptField(generate)));
   const auto added = static_cast<int64_t>(prompt.tokens.size());
   // A generation needs room for at least one token.
   SPOTD_RETURN_IF_ERROR(CheckContext(length + added + (generate ? 1 : 0), max_context));

@@ -43,8 +43,9 @@ absl::StatusOr<EncodedPrompt> PromptEncoder::Encode(std::span<const Input> input
                                                     bool to_generate) const {
   EncodedPrompt prompt;
   prompt.conversation = session;
+  const char* const list = PromptField(to_generate);
   for (size_t i = 0; i < inputs.size(); ++i) {
-    const std::string field = Concat("prompt[", i, "]");
+    const std::string field = Concat(list, "[", i, "]");
     const auto position = session_tokens + static_cast<int32_t>(prompt.tokens.size());
     if (const auto* text = std::get_if<TextInput>(&inputs[i])) {
       SPOTD_RETURN_IF_ERROR(CheckUtf8(text->text, field + ".text"));
@@ -58,7 +59,7 @@ absl::StatusOr<EncodedPrompt> PromptEncoder::Encode(std::span<const Input> input
     }
   }
   if (to_generate && inputs.empty() && session.AwaitsReply()) {
-    SPOTD_RETURN_IF_ERROR(Render({}, "prompt", session_tokens, true, &prompt));
+    SPOTD_RETURN_IF_ERROR(Render({}, list, session_tokens, true, &prompt));
   }
   return prompt;
 }

@@ -17,6 +17,11 @@
 
 namespace spotd::engine {
 
+// The field that holds a request's pieces, for errors: of a Generate or of an Append.
+inline const char* PromptField(bool to_generate) {
+  return to_generate ? "prompt" : "input";
+}
+
 struct EncodedPrompt {
   std::vector<int32_t> tokens;  // what is new
   Conversation conversation;    // the session's, with what is new

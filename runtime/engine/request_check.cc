@@ -53,7 +53,7 @@ absl::Status CheckRequestId(std::string_view id) {
       std::all_of(id.begin(), id.end(), [](char c) { return c > ' ' && c <= '~'; });
   if (printable && id.size() <= kMaxRequestIdBytes) return absl::OkStatus();
   return Invalid(reason::kInvalidField, "request_id",
-                 Concat("must be printable ASCII of at most ", kMaxRequestIdBytes, " bytes"));
+                 Concat("must be printable ASCII without spaces, of at most ", kMaxRequestIdBytes, " bytes"));
 }
 
 absl::Status CheckLogitBias(const Sampling& sampling, int32_t vocab) {
@@ -166,7 +166,7 @@ absl::Status CheckReports(const GenerateRequest& request, int32_t max_running) {
   const int32_t most = std::min(kMaxCandidates, max_running);
   SPOTD_RETURN_IF_ERROR(CheckInt("top_blocks", request.report_blocks, 0, kMaxReportBlocks));
   SPOTD_RETURN_IF_ERROR(CheckInt("top_logprobs", request.top_logprobs, 0, kMaxTopLogprobs));
-  SPOTD_RETURN_IF_ERROR(CheckInt("candidates", request.candidates, 1, most));
+  SPOTD_RETURN_IF_ERROR(CheckInt("candidate_count", request.candidates, 1, most));
   if (request.candidates > 1 && !request.request_id.empty()) {
     return Invalid(reason::kInvalidField, "request_id", "cannot be used with several candidates");
   }
@@ -189,12 +189,13 @@ absl::Status CheckHead(const RequestHead& head) {
 }
 
 absl::Status CheckSessionOptions(const SessionOptions& options) {
+  constexpr std::string_view kField = "session.display_name";
   const std::string_view name = options.display_name;
   if (name.size() > kMaxDisplayNameBytes) {
-    return Invalid(reason::kInvalidField, "display_name",
+    return Invalid(reason::kInvalidField, kField,
                    Concat("has ", name.size(), " bytes; at most ", kMaxDisplayNameBytes));
   }
-  SPOTD_RETURN_IF_ERROR(CheckUtf8(name, "display_name"));
+  SPOTD_RETURN_IF_ERROR(CheckUtf8(name, kField));
   if (options.ttl && options.expire_time_ms) {
     return Invalid(reason::kInvalidField, "session.ttl", "and expire_time exclude each other");
   }

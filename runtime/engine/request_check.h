@@ -1,5 +1,5 @@
-// Refuses requests that no state of the engine could serve, naming the field and the limit it
-// breaks.
+// Refuses requests that no state of the engine could serve, naming the field, by its path in
+// spotd.v1, and the limit it breaks.
 //
 // Pure functions of their arguments: any thread.
 #pragma once

@@ -105,9 +105,9 @@ TEST(CheckTest, SessionOptions) {
   options.request_id = std::string(64, 'r');
   EXPECT_TRUE(CheckSessionOptions(options).ok());
   options.display_name += 'x';
-  EXPECT_EQ(FieldAndReason(CheckSessionOptions(options)), "display_name INVALID_FIELD");
+  EXPECT_EQ(FieldAndReason(CheckSessionOptions(options)), "session.display_name INVALID_FIELD");
   options.display_name = "\xc3";
-  EXPECT_EQ(FieldAndReason(CheckSessionOptions(options)), "display_name INVALID_UTF8");
+  EXPECT_EQ(FieldAndReason(CheckSessionOptions(options)), "session.display_name INVALID_UTF8");
   options.display_name = "";
   options.request_id += 'r';
   EXPECT_EQ(FieldAndReason(CheckSessionOptions(options)), "request_id INVALID_FIELD");
@@ -143,9 +143,9 @@ TEST(CheckTest, Reports) {
   request.top_logprobs = 20;
   request.candidates = 16;
   EXPECT_TRUE(CheckReports(request, 64).ok());
-  EXPECT_EQ(FieldAndReason(CheckReports(request, 8)), "candidates INVALID_FIELD");
+  EXPECT_EQ(FieldAndReason(CheckReports(request, 8)), "candidate_count INVALID_FIELD");
   request.candidates = 0;
-  EXPECT_EQ(FieldAndReason(CheckReports(request, 64)), "candidates INVALID_FIELD");
+  EXPECT_EQ(FieldAndReason(CheckReports(request, 64)), "candidate_count INVALID_FIELD");
   request.candidates = 1;
   request.report_blocks = 1025;
   EXPECT_EQ(FieldAndReason(CheckReports(request, 64)), "top_blocks INVALID_FIELD");
