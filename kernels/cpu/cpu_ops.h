@@ -32,14 +32,15 @@ void AppendSelector(const AppendSelectorArgs& args, ThreadPool& pool, RopeTable&
 
 // selector_score.cc
 struct SelectorScratch {
-  std::vector<float> queries;  // [rows, heads * (dim + groups)]: queries, then mixing weights
+  std::vector<std::byte> queries;  // [rows], each as RowScores::q
+  std::vector<float> weights;      // [rows, groups, heads]
 };
 // What scoring some blocks of a row needs.
 struct RowScores {
   const int32_t* table;  // the row's blocks
-  const float* q;        // [heads, dim]
-  const float* w;        // [groups, heads]
-  int heads;
+  const std::byte* q;  // [heads, dim] float for bf16 keys, else [key groups, heads] rounded to int8
+  const float* w;      // [groups, heads]
+  int heads;           // a multiple of 4
   int groups;
   int32_t kv_len;
   float* lse;  // [groups, lse_stride]

@@ -10,9 +10,8 @@
 #define HWY_TARGET_INCLUDE "kernels/cpu/linear_quantized.cc"
 #include "hwy/foreach_target.h"  // must come before highway.h
 
-#include <cstring>
-
 #include "hwy/highway.h"
+#include "kernels/cpu/int8-inl.h"
 #include "kernels/cpu/linear_kernels.h"
 #include "kernels/cpu/weight_layout.h"
 
@@ -22,81 +21,17 @@ namespace HWY_NAMESPACE {
 namespace hn = hwy::HWY_NAMESPACE;
 
 // One lane per weight row. Targets with narrower vectors go over a panel several times.
-using DFloat = hn::CappedTag<float, kPanelRows>;
-using DInt = hn::RebindToSigned<DFloat>;
-using DByte = hn::Repartition<uint8_t, DInt>;
-using DWord = hn::Repartition<uint16_t, DInt>;
-using VFloat = hn::Vec<DFloat>;
-using VInt = hn::Vec<DInt>;
-using VByte = hn::Vec<DByte>;
+using int8::HWY_NAMESPACE::DByte;
+using int8::HWY_NAMESPACE::DFloat;
+using int8::HWY_NAMESPACE::DInt;
+using int8::HWY_NAMESPACE::Dot;
+using int8::HWY_NAMESPACE::DWord;
+using int8::HWY_NAMESPACE::kLanes;
+using int8::HWY_NAMESPACE::VByte;
+using int8::HWY_NAMESPACE::VFloat;
+using int8::HWY_NAMESPACE::VInt;
 
-constexpr int kLanes = static_cast<int>(hn::MaxLanes(DFloat()));
 constexpr int kPasses = kPanelRows / kLanes;
-
-// Dot: adds to each lane of `sum`, which is a weight row, the products of its four unsigned bytes
-// of w with the four activations at q. `wide`: w may exceed 63, so that a sum of two products may
-// not fit int16.
-#if HWY_TARGET == HWY_AVX3_DL
-// Highway's target lacks the compiler's switch for avx512vnni, hence not the intrinsic; and the
-// processor broadcasts the four bytes while it loads them.
-HWY_INLINE VInt Dot(VInt sum, VByte w, const int8_t* q, bool /*wide*/) {
-  asm("vpdpbusd %2%{1to16%}, %1, %0"
-      : "+v"(sum.raw)
-      : "v"(w.raw), "m"(*reinterpret_cast<const int8_t(*)[4]>(q)));
-  return sum;
-}
-#else
-
-// Pairs of int16 products, added.
-HWY_INLINE VInt AddPairs(hn::Vec<hn::Repartition<int16_t, DInt> > a,
-                         hn::Vec<hn::Repartition<int16_t, DInt> > b) {
-#if HWY_TARGET == HWY_AVX3
-  return VInt{_mm512_madd_epi16(a.raw, b.raw)};
-#elif HWY_TARGET == HWY_AVX2
-  return VInt{_mm256_madd_epi16(a.raw, b.raw)};
-#elif HWY_TARGET == HWY_SSE4 || HWY_TARGET == HWY_SSSE3
-  return VInt{_mm_madd_epi16(a.raw, b.raw)};
-#else
-  const DInt di;
-  const auto low = [&](auto v) HWY_ATTR {
-    return hn::ShiftRight<16>(hn::ShiftLeft<16>(hn::BitCast(di, v)));
-  };
-  const auto high = [&](auto v) HWY_ATTR { return hn::ShiftRight<16>(hn::BitCast(di, v)); };
-  return hn::Add(hn::Mul(low(a), low(b)), hn::Mul(high(a), high(b)));
-#endif
-}
-
-HWY_INLINE VInt Dot(VInt sum, VByte w, const int8_t* q, bool wide) {
-  int32_t chunk;
-  std::memcpy(&chunk, q, sizeof(chunk));
-  const VInt x = hn::Set(DInt(), chunk);
-  const hn::Repartition<int16_t, DInt> d16;
-#if HWY_TARGET == HWY_AVX3 || HWY_TARGET == HWY_AVX2 || HWY_TARGET == HWY_SSE4 || \
-    HWY_TARGET == HWY_SSSE3
-  if (!wide) {
-    using V16 = hn::Vec<decltype(d16)>;
-#if HWY_TARGET == HWY_AVX3
-    const V16 pairs{_mm512_maddubs_epi16(w.raw, x.raw)};
-#elif HWY_TARGET == HWY_AVX2
-    const V16 pairs{_mm256_maddubs_epi16(w.raw, x.raw)};
-#else
-    const V16 pairs{_mm_maddubs_epi16(w.raw, x.raw)};
-#endif
-    return hn::Add(sum, AddPairs(pairs, hn::Set(d16, 1)));
-  }
-#else
-  (void)wide;
-#endif
-  const DWord du16;
-  const auto w16 = hn::BitCast(du16, w);
-  const auto x16 = hn::BitCast(d16, x);
-  const auto w_even = hn::BitCast(d16, hn::And(w16, hn::Set(du16, 0xff)));
-  const auto w_odd = hn::BitCast(d16, hn::ShiftRight<8>(w16));
-  const auto x_even = hn::ShiftRight<8>(hn::ShiftLeft<8>(x16));
-  const auto x_odd = hn::ShiftRight<8>(x16);
-  return hn::Add(sum, hn::Add(AddPairs(w_even, x_even), AddPairs(w_odd, x_odd)));
-}
-#endif
 
 // Moves bit kFrom and up of every byte to bit kTo and up and keeps the bits of `mask`, which kills
 // those that cross into the next byte.
@@ -306,22 +241,7 @@ void MultiplyQuantized(const PanelProduct& product) {
 
 // Rounds one group of one row; the sums come later, when the bytes have reached the cache.
 HWY_INLINE void QuantizeGroup(const float* x, ActivationGroup* out) {
-  const DFloat df;
-  const hn::Rebind<int8_t, DFloat> d8;
-  constexpr int kSteps = kQuantGroup / kLanes;
-  VFloat values[kSteps];
-  VFloat largest = hn::Zero(df);
-  for (int i = 0; i < kSteps; ++i) {
-    values[i] = hn::LoadU(df, x + i * kLanes);
-    largest = hn::Max(largest, hn::Abs(values[i]));
-  }
-  const float max = hn::GetLane(hn::MaxOfLanes(df, largest));
-  const VFloat inverse = hn::Set(df, max == 0 ? 0 : 127 / max);
-  for (int i = 0; i < kSteps; ++i) {
-    const VInt q = hn::NearestInt(hn::Mul(values[i], inverse));
-    hn::StoreU(hn::DemoteTo(d8, q), d8, out->q + i * kLanes);
-  }
-  out->scale = max * (1.0f / 127);
+  out->scale = int8::HWY_NAMESPACE::Round<kQuantGroup>(x, out->q);
 }
 
 // The sum of 16 signed bytes.

@@ -2,8 +2,8 @@
 //
 // 16 tokens make a tile, so that a lane of a vector is a token. A tile holds the elements of the
 // plain form of a key (kernels/core/selector_key.h), transposed: element e of token t lies at
-// e * 16 + t. Elements are bf16 values; or bytes of two codes, followed by the scales (fp16 or
-// e4m3).
+// e * 16 + t. Elements are bf16 values; or words of four code bytes, followed by the scales (fp16
+// or e4m3). A word is what an int8 dot product adds up in one lane.
 #pragma once
 
 #include <cstddef>
@@ -14,6 +14,11 @@
 namespace spotd::kernels::cpu {
 
 inline constexpr int kSelectorTile = 16;
+inline constexpr int kCodeWordBytes = 4;
+
+struct CodeWord {
+  uint8_t codes[kCodeWordBytes];
+};
 
 inline size_t SelectorTileBytes(SelectorKeyFormat format, int dim) {
   return kSelectorTile * SelectorKeyBytes(format, dim);
@@ -34,7 +39,7 @@ inline void StoreSelectorKey(SelectorKeyFormat format, const void* plain, int di
   const int lane = token % kSelectorTile;
   if (format == SelectorKeyFormat::kBf16) return StoreColumn<Bf16>(plain, dim, lane, tile);
   const int code_bytes = dim / 2;
-  StoreColumn<uint8_t>(plain, code_bytes, lane, tile);
+  StoreColumn<CodeWord>(plain, code_bytes / kCodeWordBytes, lane, tile);
   const void* const scales = static_cast<const uint8_t*>(plain) + code_bytes;
   std::byte* const tile_scales = tile + code_bytes * kSelectorTile;
   const int groups = dim / SelectorKeyGroup(format);

@@ -58,8 +58,10 @@ HWY_INLINE hn::Vec<D> Exp2(D d, hn::Vec<D> x) {
   const hn::RebindToSigned<D> di;
   const auto normal = hn::Ge(x, hn::Set(d, -126.0f));
   const auto clamped = hn::Max(x, hn::Set(d, -126.0f));
-  const auto whole = hn::Round(clamped);
-  const auto f = hn::Sub(clamped, whole);  // [-0.5, 0.5]
+  // Added to 1.5 * 2^23, x is rounded to the nearest integer, which the low bits then hold.
+  const auto magic = hn::Set(d, 0x1.8p23f);
+  const auto shifted = hn::Add(clamped, magic);
+  const auto f = hn::Sub(clamped, hn::Sub(shifted, magic));  // [-0.5, 0.5]
   auto r = hn::Set(d, 1.54614475e-4f);
   r = hn::MulAdd(r, f, hn::Set(d, 1.33908674e-3f));
   r = hn::MulAdd(r, f, hn::Set(d, 9.61805667e-3f));
@@ -67,7 +69,7 @@ HWY_INLINE hn::Vec<D> Exp2(D d, hn::Vec<D> x) {
   r = hn::MulAdd(r, f, hn::Set(d, 2.40226509e-1f));
   r = hn::MulAdd(r, f, hn::Set(d, 6.93147188e-1f));
   r = hn::MulAdd(r, f, hn::Set(d, 1.0f));
-  const auto exponent = hn::ShiftLeft<23>(hn::ConvertTo(di, whole));
+  const auto exponent = hn::ShiftLeft<23>(hn::BitCast(di, shifted));
   return hn::IfThenElseZero(normal, hn::BitCast(d, hn::Add(hn::BitCast(di, r), exponent)));
 }
 
@@ -93,14 +95,56 @@ HWY_INLINE hn::Vec<D> Log(D d, hn::Vec<D> x) {
   return hn::IfThenElse(hn::Lt(x, hn::Set(d, 0x1p-126f)), hn::Set(d, -HUGE_VALF), r);
 }
 
-// Halves a vector by adding its halves until four lanes are left.
-template <class D>
-HWY_INLINE auto FoldToFour(D, hn::Vec<D> v) {
+// What a vector is reduced by.
+struct SumLanes {
+  template <class V>
+  HWY_INLINE V operator()(V a, V b) const {
+    return hn::Add(a, b);
+  }
+  template <class D>
+  HWY_INLINE float All(D d, hn::Vec<D> v) const {
+    return hn::GetLane(hn::SumOfLanes(d, v));
+  }
+};
+struct MaxLanes {
+  template <class V>
+  HWY_INLINE V operator()(V a, V b) const {
+    return hn::Max(a, b);
+  }
+  template <class D>
+  HWY_INLINE float All(D d, hn::Vec<D> v) const {
+    return hn::GetLane(hn::MaxOfLanes(d, v));
+  }
+};
+
+// Combines the halves of a vector until four lanes are left.
+template <class D, class Op>
+HWY_INLINE auto FoldToFour(D, hn::Vec<D> v, Op op) {
   if constexpr (LanesOf(D()) <= 4) {
     return v;
   } else {
     const hn::Half<D> half;
-    return FoldToFour(half, hn::Add(hn::LowerHalf(half, v), hn::UpperHalf(half, v)));
+    return FoldToFour(half, op(hn::LowerHalf(half, v), hn::UpperHalf(half, v)), op);
+  }
+}
+
+// out[i] = v_i reduced by `op`, in fewer steps than one by one.
+template <class D, class Op>
+HWY_INLINE void StoreFour(D d, Op op, hn::Vec<D> v0, hn::Vec<D> v1, hn::Vec<D> v2, hn::Vec<D> v3,
+                          float* out) {
+  if constexpr (LanesOf(D()) < 4) {
+    out[0] = op.All(d, v0);
+    out[1] = op.All(d, v1);
+    out[2] = op.All(d, v2);
+    out[3] = op.All(d, v3);
+  } else {
+    const hn::Repartition<double, D> d64;
+    const auto v01 = op(hn::InterleaveLower(d, v0, v1), hn::InterleaveUpper(d, v0, v1));
+    const auto v23 = op(hn::InterleaveLower(d, v2, v3), hn::InterleaveUpper(d, v2, v3));
+    const auto a = hn::BitCast(d64, v01), b = hn::BitCast(d64, v23);
+    const auto low = hn::BitCast(d, hn::InterleaveLower(d64, a, b));
+    const auto high = hn::BitCast(d, hn::InterleaveUpper(d64, a, b));
+    hn::StoreU(FoldToFour(d, op(low, high), op), hn::FixedTag<float, 4>(), out);
   }
 }
 
@@ -108,20 +152,7 @@ HWY_INLINE auto FoldToFour(D, hn::Vec<D> v) {
 template <class D>
 HWY_INLINE void StoreFourSums(D d, hn::Vec<D> v0, hn::Vec<D> v1, hn::Vec<D> v2, hn::Vec<D> v3,
                               float* out) {
-  if constexpr (LanesOf(D()) < 4) {
-    out[0] = hn::GetLane(hn::SumOfLanes(d, v0));
-    out[1] = hn::GetLane(hn::SumOfLanes(d, v1));
-    out[2] = hn::GetLane(hn::SumOfLanes(d, v2));
-    out[3] = hn::GetLane(hn::SumOfLanes(d, v3));
-  } else {
-    const hn::Repartition<double, D> d64;
-    const auto v01 = hn::Add(hn::InterleaveLower(d, v0, v1), hn::InterleaveUpper(d, v0, v1));
-    const auto v23 = hn::Add(hn::InterleaveLower(d, v2, v3), hn::InterleaveUpper(d, v2, v3));
-    const auto a = hn::BitCast(d64, v01), b = hn::BitCast(d64, v23);
-    const auto low = hn::BitCast(d, hn::InterleaveLower(d64, a, b));
-    const auto high = hn::BitCast(d, hn::InterleaveUpper(d64, a, b));
-    hn::StoreU(FoldToFour(d, hn::Add(low, high)), hn::FixedTag<float, 4>(), out);
-  }
+  StoreFour(d, SumLanes(), v0, v1, v2, v3, out);
 }
 
 }  // namespace HWY_NAMESPACE

@@ -3,8 +3,9 @@
 //
 // `time` is the wall clock, `CPU` the time of all threads together; blocks lie scattered over the
 // pool. qwen3-8b(4) is four of its layers. Counters: GB/s are the bytes that the operation must
-// read, GFLOP/s its multiply-adds times two. The floor to hold GB/s against is BM_ReadKv: a plain
-// sum over the same cache.
+// read, GFLOP/s its multiply-adds times two, GMAC/s the multiply-adds of the selector's scores. The
+// floor to hold GB/s against is BM_ReadKv: a plain sum over the same cache; that of GMAC/s is
+// BM_Int8Product: int8 products from the core's own cache.
 #include <algorithm>
 #include <cstdint>
 #include <cstring>
@@ -37,15 +38,16 @@ struct Geometry {
   int selector_dim;
 };
 
-constexpr Geometry kGeometries[] = {{"smollm2-135m", 30, 9, 3, 64, 4, 64},
+constexpr Geometry kGeometries[] = {{"smollm2-135m", 30, 9, 3, 64, 8, 64},
                                     {"qwen2.5-0.5b", 24, 14, 2, 64, 4, 64},
                                     {"qwen3-8b(4)", 4, 32, 8, 128, 4, 128}};
 
 // One sequence of `tokens` tokens in a cache of its own, and everything a step's operations need.
 class Bench {
  public:
-  Bench(const Geometry& g, int tokens, int rows, int seqs = 1)
-      : g_(g), tokens_(tokens), rows_(rows), seqs_(seqs) {
+  Bench(const Geometry& g, int tokens, int rows, int seqs = 1,
+        SelectorKeyFormat format = SelectorKeyFormat::kInt4)
+      : g_(g), tokens_(tokens), rows_(rows), seqs_(seqs), format_(format) {
     auto backend = CreateBackend({"cpu", g_threads});
     SPOTD_CHECK(backend.ok());
     backend_ = *std::move(backend);
@@ -55,8 +57,8 @@ class Bench {
     for (int l = 0; l < g.layers; ++l) {
       kv_.push_back(Fill<Bf16>(pool * kv, RandomBf16()));
       summary_.push_back(Fill<Bf16>(pool * kv / kBlockTokens, RandomBf16()));
-      keys_.push_back(Fill<uint8_t>(
-          pool * kBlockTokens * SelectorKeyBytes(SelectorKeyFormat::kInt4, g.selector_dim), 0x2b));
+      keys_.push_back(
+          Fill<uint8_t>(pool * kBlockTokens * SelectorKeyBytes(format, g.selector_dim), 0x2b));
     }
     std::vector<int32_t> table(pool);
     for (size_t b = 0; b < pool; ++b) table[b] = static_cast<int32_t>(b);
@@ -91,8 +93,8 @@ class Bench {
   }
   KvLayer layer(int l) const {
     const auto i = static_cast<size_t>(l);
-    return {kv_[i],      summary_[i], keys_[i],        blocks_ * seqs_,         kBlockTokens,
-            g_.kv_heads, g_.head_dim, g_.selector_dim, SelectorKeyFormat::kInt4};
+    return {kv_[i],      summary_[i], keys_[i],        blocks_ * seqs_, kBlockTokens,
+            g_.kv_heads, g_.head_dim, g_.selector_dim, format_};
   }
   AttendArgs Attend(int l, int groups) const {
     AttendArgs args = {batch(), layer(l), g_.q_heads, 0.125f, q_,     nullptr,
@@ -120,7 +122,10 @@ class Bench {
   double summary_bytes() const { return kv_bytes() / kBlockTokens; }
   double key_bytes() const {
     return static_cast<double>(tokens_ * seqs_) *
-           static_cast<double>(SelectorKeyBytes(SelectorKeyFormat::kInt4, g_.selector_dim));
+           static_cast<double>(SelectorKeyBytes(format_, g_.selector_dim));
+  }
+  double selector_products() const {
+    return static_cast<double>(tokens_ * seqs_) * g_.selector_heads * g_.selector_dim;
   }
   double prefill_flops() const {
     const double pairs =
@@ -163,6 +168,7 @@ class Bench {
   int tokens_;
   int rows_;
   int seqs_;
+  SelectorKeyFormat format_;
   int blocks_ = 0;
   std::mt19937 random_{1};
   std::unique_ptr<Backend> backend_;
@@ -236,22 +242,56 @@ void BM_QuestScore(benchmark::State& state, const Geometry& g) {
   ReportBytes(state, bench.summary_bytes() * bench.layers());
 }
 
-void ScoreSelector(benchmark::State& state, const Geometry& g, int groups) {
-  Bench bench(g, static_cast<int>(state.range(0)), 1);
+void ReportProducts(benchmark::State& state, double products) {
+  state.counters["GMAC/s"] =
+      benchmark::Counter(products * 1e-9, benchmark::Counter::kIsIterationInvariantRate);
+}
+
+void ScoreSelector(benchmark::State& state, const Geometry& g, int groups,
+                   SelectorKeyFormat format) {
+  Bench bench(g, static_cast<int>(state.range(0)), 1, 1, format);
   for (auto _ : state) {
     for (int l = 0; l < bench.layers(); ++l) bench->SelectorScore(bench.Selector(l, groups));
   }
   ReportBytes(state, bench.key_bytes() * bench.layers());
+  ReportProducts(state, bench.selector_products() * bench.layers());
 }
 
 // One choice for all heads.
 void BM_SelectorScore(benchmark::State& state, const Geometry& g) {
-  ScoreSelector(state, g, 1);
+  ScoreSelector(state, g, 1, SelectorKeyFormat::kInt4);
 }
 
 // A choice for each KV head.
+template <SelectorKeyFormat kFormat>
 void BM_HeadSelectorScore(benchmark::State& state, const Geometry& g) {
-  ScoreSelector(state, g, g.kv_heads);
+  ScoreSelector(state, g, g.kv_heads, kFormat);
+}
+
+// The floor of multiply-adds: 4-bit weights of 72 KiB times int8 rows, as prefill multiplies them.
+void BM_Int8Product(benchmark::State& state, const Geometry& /*g*/) {
+  constexpr int64_t kRows = 512, kSize = 256;
+  const auto backend = CreateBackend({"cpu", g_threads});
+  SPOTD_CHECK(backend.ok());
+  const std::vector<uint8_t> blocks(static_cast<size_t>(kSize) * RowBytes(DType::kQ4_0, kSize),
+                                    0x2b);
+  WeightSource source = {};
+  source.name = "product";
+  source.rows = source.cols = kSize;
+  source.type = DType::kQ4_0;
+  source.data = blocks.data();
+  const auto weight = (*backend)->CreateWeight(source);
+  SPOTD_CHECK(weight.ok());
+  const std::vector<float> x(kRows * kSize, 1.0f);
+  std::vector<float> y(kRows * kSize);
+  LinearArgs args = {};
+  args.x = x.data();
+  args.rows = kRows;
+  args.in_dim = kSize;
+  args.num_outputs = 1;
+  args.outputs[0] = {weight->get(), nullptr, y.data(), false};
+  for (auto _ : state) (*backend)->Linear(args);
+  ReportProducts(state, kRows * kSize * kSize);
 }
 
 void BM_Select(benchmark::State& state, const Geometry& g) {
@@ -284,14 +324,18 @@ void BM_Prefill(benchmark::State& state, const Geometry& g) {
 
 void Register() {
   using Body = void (*)(benchmark::State&, const Geometry&);
-  const std::pair<const char*, Body> steps[] = {{"ReadKv", BM_ReadKv},
-                                                {"DenseDecode", BM_DenseDecode},
-                                                {"QuestDecode", BM_QuestDecode},
-                                                {"QuestScore", BM_QuestScore},
-                                                {"SelectorScore", BM_SelectorScore},
-                                                {"HeadSelectorScore", BM_HeadSelectorScore},
-                                                {"Select", BM_Select},
-                                                {"SparseAttend", BM_SparseAttend}};
+  const std::pair<const char*, Body> steps[] = {
+      {"ReadKv", BM_ReadKv},
+      {"DenseDecode", BM_DenseDecode},
+      {"QuestDecode", BM_QuestDecode},
+      {"QuestScore", BM_QuestScore},
+      {"SelectorScore", BM_SelectorScore},
+      {"HeadSelectorScore", BM_HeadSelectorScore<SelectorKeyFormat::kInt4>},
+      {"HeadSelectorScoreFp4", BM_HeadSelectorScore<SelectorKeyFormat::kFp4>},
+      {"HeadSelectorScoreBf16", BM_HeadSelectorScore<SelectorKeyFormat::kBf16>},
+      {"Int8Product", BM_Int8Product},
+      {"Select", BM_Select},
+      {"SparseAttend", BM_SparseAttend}};
   for (const Geometry& g : kGeometries) {
     for (const auto& [name, body] : steps) {
       benchmark::RegisterBenchmark((std::string(name) + "/" + g.name).c_str(), body, g)

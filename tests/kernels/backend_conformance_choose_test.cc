@@ -236,6 +236,32 @@ TEST_P(ChooseConformance, SelectorScore) {
   }
 }
 
+// What a kernel may treat apart: a chunk of blocks and a part of one, more heads and groups than
+// one pass takes, dimensions of few key groups and of none.
+TEST_P(ChooseConformance, SelectorScoreOfOddShapes) {
+  if (GetParam() == "cuda") GTEST_SKIP() << "serves the dimensions of real selectors";
+  struct Case {
+    SelectorKeyFormat format;
+    int heads, dim, groups;
+  };
+  for (const auto& [format, heads, dim, groups] :
+       {Case{SelectorKeyFormat::kBf16, 9, 34, 2}, Case{SelectorKeyFormat::kInt4, 12, 96, 9},
+        Case{SelectorKeyFormat::kInt4, 8, 32, 3}, Case{SelectorKeyFormat::kFp4, 13, 48, 3},
+        Case{SelectorKeyFormat::kFp4, 8, 16, 1}}) {
+    for (const Shape& shape :
+         {Shape{1, 1, 64, 16, {1, 31, 1100}, {}}, Shape{1, 1, 64, 32, {70, 2100}, {}},
+          Shape{1, 1, 64, 64, {64, 65, 130}, {}}}) {
+      Scene scene(shape, 28);
+      const std::vector<float> actual = RunSelector(rig_, scene, format, heads, dim, groups, 6);
+      const std::vector<float> expected = RunSelector(ref_, scene, format, heads, dim, groups, 6);
+      ExpectRestUntouched(scene, actual, groups);
+      // Queries rounded to int8 err in proportion to the square root of the heads.
+      const float tolerance = format == SelectorKeyFormat::kBf16 ? 5e-3f : 6e-2f;
+      ExpectClose(Used(scene, actual, groups), Used(scene, expected, groups), tolerance, "lse");
+    }
+  }
+}
+
 // The queries a decode step hands to SelectorScore are rotated; keys stay where they were.
 TEST_P(ChooseConformance, AppendSelectorRotatesQueries) {
   Shape shape = {1, 1, 64, 16, {20, 5}, {3, 1}};
