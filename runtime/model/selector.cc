@@ -178,8 +178,8 @@ class FileSelector : public SelectorSource {
       return NotFound(file_.path(), ": tensor ", name, " is missing");
     const formats::SafetensorsTensor& tensor = it->second;
     if (const auto matrix = unpacked_.find(name); matrix != unpacked_.end()) {
-      return TensorView{DType::kBf16, tensor.shape, matrix->second.data(),
-                        matrix->second.size() * sizeof(Bf16)};
+      return TensorView{matrix->second.type, tensor.shape, matrix->second.bytes.data(),
+                        matrix->second.bytes.size()};
     }
     if (!tensor.type) {
       return Unimplemented(file_.path(), ": tensor ", name, " is of type ", tensor.type_name,
@@ -191,7 +191,7 @@ class FileSelector : public SelectorSource {
  private:
   formats::SafetensorsFile file_;
   SelectorConfig config_;
-  std::map<std::string, std::vector<Bf16>> unpacked_;  // of type I8 in the file
+  std::map<std::string, StoredMatrix> unpacked_;  // of type I8 in the file
 };
 
 absl::Status CheckGroups(const std::string& path, const SelectorConfig& config,

@@ -2,7 +2,9 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstring>
 
+#include "kernels/core/float16.h"
 #include "kernels/core/status.h"
 
 namespace spotd::model {
@@ -12,6 +14,46 @@ constexpr float kLargestCode = 127.0f;
 
 bool IsScale(float value) {
   return std::isfinite(value) && value >= 0.0f;
+}
+
+// Codes and scales of a matrix in a file.
+struct CodedRows {
+  const int8_t* codes;  // [rows, cols]
+  const std::vector<float>& scales;
+  size_t cols;
+};
+
+// Whether fp16 keeps a scale to the precision that bf16 has.
+bool FitsHalf(float scale) {
+  return std::abs(ToFloat(ToFp16(scale)) - scale) <= scale / 512;
+}
+
+StoredMatrix ToQ8(const CodedRows& rows) {
+  constexpr DTypeInfo kInfo = GetDTypeInfo(DType::kQ8_0);
+  constexpr auto kBlock = static_cast<size_t>(kInfo.block_elements);
+  static_assert(sizeof(Fp16) + kBlock == static_cast<size_t>(kInfo.block_bytes));
+  const size_t row_blocks = rows.cols / kBlock;
+  StoredMatrix out = {DType::kQ8_0, {}};
+  out.bytes.resize(rows.scales.size() * row_blocks * (sizeof(Fp16) + kBlock));
+  uint8_t* to = out.bytes.data();
+  for (size_t block = 0; block < rows.scales.size() * row_blocks; ++block) {
+    const Fp16 scale = ToFp16(rows.scales[block / row_blocks]);
+    std::memcpy(to, &scale, sizeof(scale));
+    std::memcpy(to + sizeof(scale), rows.codes + block * kBlock, kBlock);
+    to += sizeof(scale) + kBlock;
+  }
+  return out;
+}
+
+StoredMatrix ToBf16Matrix(const CodedRows& rows) {
+  StoredMatrix out = {DType::kBf16, {}};
+  const size_t count = rows.scales.size() * rows.cols;
+  out.bytes.resize(count * sizeof(Bf16));
+  for (size_t i = 0; i < count; ++i) {
+    const Bf16 value = ToBf16(rows.scales[i / rows.cols] * static_cast<float>(rows.codes[i]));
+    std::memcpy(out.bytes.data() + i * sizeof(Bf16), &value, sizeof(value));
+  }
+  return out;
 }
 
 }  // namespace
@@ -37,8 +79,8 @@ Int8Matrix QuantizeInt8(const std::vector<float>& values, int64_t rows) {
   return matrix;
 }
 
-absl::StatusOr<std::vector<Bf16>> ReadInt8(const formats::SafetensorsFile& file,
-                                           const std::string& name) {
+absl::StatusOr<StoredMatrix> ReadInt8(const formats::SafetensorsFile& file,
+                                      const std::string& name) {
   const auto error = [&](const auto&... reason) {
     return DataLoss(file.path(), ": tensor ", name, " ", reason...);
   };
@@ -62,12 +104,10 @@ absl::StatusOr<std::vector<Bf16>> ReadInt8(const formats::SafetensorsFile& file,
   if (!std::all_of(scales.begin(), scales.end(), IsScale)) {
     return error("has a scale that is no number from 0 up");
   }
-  const auto* codes = static_cast<const int8_t*>(tensor.data);
-  std::vector<Bf16> values(rows * cols);
-  for (size_t i = 0; i < values.size(); ++i) {
-    values[i] = ToBf16(scales[i / cols] * static_cast<float>(codes[i]));
-  }
-  return values;
+  const CodedRows coded = {static_cast<const int8_t*>(tensor.data), scales, cols};
+  const auto block = static_cast<size_t>(GetDTypeInfo(DType::kQ8_0).block_elements);
+  const bool fits = cols % block == 0 && std::all_of(scales.begin(), scales.end(), FitsHalf);
+  return fits ? ToQ8(coded) : ToBf16Matrix(coded);
 }
 
 }  // namespace spotd::model

@@ -8,7 +8,7 @@
 #include <vector>
 
 #include "absl/status/statusor.h"
-#include "kernels/core/float16.h"
+#include "kernels/core/dtype.h"
 #include "runtime/formats/safetensors_file.h"
 
 namespace spotd::model {
@@ -25,9 +25,17 @@ struct Int8Matrix {
 // `values`: [rows, cols] finite numbers. A row of zeros has the scale 0.
 Int8Matrix QuantizeInt8(const std::vector<float>& values, int64_t rows);
 
-// The matrix `name` of the file, which is of type I8, rounded to bf16. DATA_LOSS when it is not a
-// matrix, its size is off, or its scales are missing, of another size, or no finite numbers.
-absl::StatusOr<std::vector<Bf16>> ReadInt8(const formats::SafetensorsFile& file,
-                                           const std::string& name);
+// A matrix as backends take it.
+struct StoredMatrix {
+  DType type = DType::kBf16;
+  std::vector<uint8_t> bytes;
+};
+
+// The matrix `name` of the file, which is of type I8: as Q8_0, which keeps the codes and half the
+// bytes, or rounded to bf16 where a row is no whole number of its blocks or a scale is too small
+// for its fp16. DATA_LOSS when it is not a matrix, its size is off, or its scales are missing, of
+// another size, or no finite numbers.
+absl::StatusOr<StoredMatrix> ReadInt8(const formats::SafetensorsFile& file,
+                                      const std::string& name);
 
 }  // namespace spotd::model

@@ -157,5 +157,31 @@ TEST_F(SelectorStorageTest, RefusesScalesThatAreMissingOrNoNumbers) {
   EXPECT_THAT(refused(), HasSubstr("bytes of data for"));
 }
 
+// What a backend multiplies by holds the codes of the file, where their scale allows it.
+TEST_F(SelectorStorageTest, EightBitsStayEightBits) {
+  std::vector<int8_t> codes(kDim * kHidden);
+  for (size_t i = 0; i < codes.size(); ++i) codes[i] = static_cast<int8_t>(i % 255 - 127);
+  std::vector<float> scales(kDim, 0.7f / 127);
+  scales[4] = 0;
+  outputs_[1] = {outputs_[1].name, "I8", outputs_[1].shape, codes.data(), codes.size()};
+  outputs_.push_back(
+      {model::Int8ScaleName(outputs_[1].name), "F32", {kDim}, scales.data(), kDim * sizeof(float)});
+  metadata_["format_version"] = "2";
+  const auto type = [&] {
+    Save();
+    const auto selector = model::OpenSelector(path_, config_);
+    EXPECT_TRUE(selector.ok()) << selector.status();
+    const std::vector<float> read = Read(path_, "k");
+    for (size_t i = 0; i < read.size(); ++i) {
+      const float exact = scales[i / kHidden] * static_cast<float>(codes[i]);
+      EXPECT_NEAR(read[i], exact, std::abs(exact) / 256) << i;
+    }
+    return (*selector)->Tensor(0, "k")->type;
+  };
+  EXPECT_EQ(type(), DType::kQ8_0);
+  scales[7] = 1e-6f;
+  EXPECT_EQ(type(), DType::kBf16);
+}
+
 }  // namespace
 }  // namespace spotd::distill
