@@ -41,7 +41,7 @@ class Call {
   // The tenant's name, once identity() is known to be no error.
   const std::string& tenant() const { return identity_->tenant; }
 
-  // The session it is about, for the log.
+  // The session it is about, for the log: a name that has been checked.
   void set_session(std::string session) { session_ = std::move(session); }
   // Makes the call known until Finish, so that another can end it through `cancel`, under the
   // session set so far. Only where identity() is no error.

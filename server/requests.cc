@@ -17,6 +17,9 @@ namespace spotd::server {
 namespace {
 
 constexpr std::string_view kSessionPrefix = "sessions/";
+// Far more than the server's own ids have: what clients send is repeated in logs and errors.
+constexpr size_t kMaxSessionIdBytes = 128;
+
 void Overlay(const v1::Policy& policy, model::Policy* out) {
   if (policy.has_p_residual()) out->p_residual = policy.p_residual();
   if (policy.has_p_total()) out->p_total = policy.p_total();
@@ -33,10 +36,10 @@ void Overlay(const v1::Policy& policy, model::Policy* out) {
 
 absl::StatusOr<std::string> SessionId(const std::string& name, std::string_view field) {
   if (name.empty()) return FieldError(field, "is required");
-  const std::string_view view = name;
-  if (view.substr(0, kSessionPrefix.size()) != kSessionPrefix ||
-      view.size() == kSessionPrefix.size()) {
-    return FieldError(field, "must have the form sessions/{id}");
+  const bool has_id = name.starts_with(kSessionPrefix) && name.size() > kSessionPrefix.size();
+  if (!has_id || name.size() > kSessionPrefix.size() + kMaxSessionIdBytes) {
+    return FieldError(field, Concat("must have the form sessions/{id}, with an id of at most ",
+                                    kMaxSessionIdBytes, " bytes"));
   }
   return name.substr(kSessionPrefix.size());
 }
@@ -161,19 +164,31 @@ uint64_t Fingerprint(const google::protobuf::Message& message) {
     message.SerializeToCodedStream(&coded);
   }
   Hash hash;
+  hash.Add(message.GetDescriptor()->full_name());
   hash.Add(bytes);
   return hash.value();
 }
 
-absl::Status InputCollector::Count(size_t bytes) {
-  bytes_ += bytes;
-  if (bytes_ <= max_bytes_) return absl::OkStatus();
+namespace {
+
+absl::Status TooLong(size_t limit, const char* unit) {
   return engine::MakeError(absl::StatusCode::kOutOfRange,
-                           Concat("the input has more than ", max_bytes_, " bytes"),
+                           Concat("the input has more than ", limit, " ", unit),
                            {.reason = engine::reason::kPromptTooLong,
                             .field = "",
-                            .metadata = {{"limit", Concat(max_bytes_)}},
+                            .metadata = {{"limit", Concat(limit)}},
                             .retry_after = {}});
+}
+
+}  // namespace
+
+absl::Status InputCollector::Count(size_t bytes) {
+  bytes_ += bytes;
+  return bytes_ <= max_bytes_ ? absl::OkStatus() : TooLong(max_bytes_, "bytes");
+}
+
+absl::Status InputCollector::CountPiece() {
+  return ++pieces_ <= kMaxPieces ? absl::OkStatus() : TooLong(kMaxPieces, "pieces and messages");
 }
 
 absl::Status InputCollector::AddMessages(const v1::MessageList& messages, std::string_view field) {
@@ -181,6 +196,7 @@ absl::Status InputCollector::AddMessages(const v1::MessageList& messages, std::s
   engine::MessageInput out;
   for (const v1::ChatMessage& message : messages.messages()) {
     if (message.role().empty()) return FieldError(Concat(field, ".messages.role"), "is required");
+    SPOTD_RETURN_IF_ERROR(CountPiece());
     SPOTD_RETURN_IF_ERROR(Count(message.role().size() + message.content().size()));
     out.push_back({message.role(), message.content()});
   }
@@ -190,6 +206,7 @@ absl::Status InputCollector::AddMessages(const v1::MessageList& messages, std::s
 
 absl::Status InputCollector::Add(const v1::Input& input, std::string_view field) {
   const bool was_chunk = std::exchange(in_chunk_, input.has_text_chunk());
+  if (!was_chunk || !in_chunk_) SPOTD_RETURN_IF_ERROR(CountPiece());
   switch (input.content_case()) {
     case v1::Input::kText:
       SPOTD_RETURN_IF_ERROR(Count(input.text().size()));

@@ -41,13 +41,16 @@ absl::StatusOr<int64_t> ToUnixMilliseconds(const google::protobuf::Timestamp& va
 // A hash of what was asked, so that an id that comes with another request is noticed. How text was
 // cut into chunks does not count.
 uint64_t Fingerprint(const std::vector<engine::Input>& inputs);
-// `message` with its fields in a fixed order.
+// Of the message's type and fields, these in a fixed order.
 uint64_t Fingerprint(const google::protobuf::Message& message);
 
-// Collects the pieces of a prompt, joining neighbouring text chunks, and refuses too many bytes
-// before they pile up.
+// Collects the pieces of a prompt, joining neighbouring text chunks, and refuses too many bytes or
+// pieces before they pile up.
 class InputCollector {
  public:
+  // Of pieces and chat messages together. They may be empty, and take memory all the same.
+  static constexpr size_t kMaxPieces = size_t{1} << 18;
+
   // `max_bytes` counts text bytes, and 4 for each token id.
   explicit InputCollector(size_t max_bytes) : max_bytes_(max_bytes) {}
 
@@ -56,10 +59,12 @@ class InputCollector {
 
  private:
   absl::Status Count(size_t bytes);
+  absl::Status CountPiece();
   absl::Status AddMessages(const v1::MessageList& messages, std::string_view field);
 
   size_t max_bytes_;
   size_t bytes_ = 0;
+  size_t pieces_ = 0;
   bool in_chunk_ = false;  // the last piece was a text chunk
   std::vector<engine::Input> inputs_;
 };

@@ -1,6 +1,6 @@
 // The one place where spotd's errors become gRPC's: code and message as they are, plus google.rpc
 // details (ErrorInfo always; BadRequest where a field is at fault; RetryInfo where the engine knows
-// when to try again).
+// when to try again). What is long in it, because a request quoted was, is cut.
 #pragma once
 
 #include <string>

@@ -6,6 +6,7 @@
 #include "runtime/engine/out_of_memory.h"
 #include "server/generate_request.h"
 #include "server/replies.h"
+#include "server/requests.h"
 #include "server/status_map.h"
 
 namespace spotd::server {
@@ -40,6 +41,9 @@ absl::Status TokenStream::Submit(const grpc::ByteBuffer& bytes) {
   SPOTD_RETURN_IF_ERROR(call_.identity().status());
   v1::GenerateRequest message;
   SPOTD_RETURN_IF_ERROR(ParseMessage(bytes, &message));
+  if (!message.session().empty()) {
+    SPOTD_RETURN_IF_ERROR(SessionId(message.session(), "session").status());
+  }
   call_.set_session(message.session());
   call_.Announce(context_.calls, cancel_);
   SPOTD_ASSIGN_OR_RETURN(engine::GenerateRequest request,

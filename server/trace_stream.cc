@@ -32,8 +32,8 @@ absl::Status TraceStream::Find(const grpc::ByteBuffer& bytes) {
   SPOTD_RETURN_IF_ERROR(call_.identity().status());
   v1::TraceRequest message;
   SPOTD_RETURN_IF_ERROR(ParseMessage(bytes, &message));
-  call_.set_session(message.session());
   SPOTD_ASSIGN_OR_RETURN(const std::string id, SessionId(message.session(), "session"));
+  call_.set_session(message.session());
   SPOTD_ASSIGN_OR_RETURN(auto record, context_.engine->Selection({id, call_.tenant()}));
   const std::lock_guard lock(mutex_);
   record_ = std::move(record);

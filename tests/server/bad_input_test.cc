@@ -5,6 +5,7 @@
 #include <functional>
 #include <limits>
 
+#include "server/requests.h"
 #include "tests/server/raw_call.h"
 #include "tests/server/test_server.h"
 
@@ -36,11 +37,34 @@ TEST_F(BadInputTest, UnknownSession) {
 
 TEST_F(BadInputTest, SessionNamesThatAreNone) {
   for (const std::string& name :
-       {std::string("nobody"), std::string("sessions/"), std::string("models/x")}) {
+       {std::string("nobody"), std::string("sessions/"), std::string("models/x"),
+        "sessions/" + std::string(100'000, 'x')}) {
     const auto appended = server_.Append(name, {Text("hi")});
     ExpectError(appended.status, grpc::INVALID_ARGUMENT, "INVALID_FIELD");
     EXPECT_EQ(FieldOf(appended.status), "session");
+    const auto generated = server_.Generate(RequestFor(name, "hi", 1));
+    ExpectError(generated.status, grpc::INVALID_ARGUMENT, "INVALID_FIELD");
+    EXPECT_EQ(FieldOf(generated.status), "session");
   }
+}
+
+// As the client wrote it, not as it is called inside.
+TEST_F(BadInputTest, FieldsAreNamedByTheirPathInTheRequest) {
+  v1::GenerateRequest request = RequestFor("", "hi", 1);
+  request.set_candidate_count(17);
+  EXPECT_EQ(FieldOf(server_.Generate(request).status), "candidate_count");
+  const std::string session = server_.NewSession();
+  EXPECT_EQ(FieldOf(server_.Append(session, {Text("")}).status), "input");
+  EXPECT_EQ(FieldOf(server_.Append(session, {Text("x"), Tokens({-1})}).status), "input[1].tokens");
+  request = RequestFor("", "hi", 1);
+  *request.add_prompt() = Tokens({-1});
+  EXPECT_EQ(FieldOf(server_.Generate(request).status), "prompt[1].tokens");
+  v1::CreateSessionRequest create;
+  create.mutable_session()->set_display_name(std::string(300, 'x'));
+  grpc::ClientContext context;
+  v1::Session created;
+  EXPECT_EQ(FieldOf(server_.sessions().CreateSession(&context, create, &created)),
+            "session.display_name");
 }
 
 TEST_F(BadInputTest, EmptyPrompt) {
@@ -58,6 +82,21 @@ TEST_F(BadInputTest, InputWithoutContent) {
   const auto appended = server_.Append(server_.NewSession(), {v1::Input()});
   ExpectError(appended.status, grpc::INVALID_ARGUMENT, "INVALID_FIELD");
   EXPECT_EQ(FieldOf(appended.status), "input");
+}
+
+// Nothing in them counts as bytes, but each takes memory.
+TEST_F(BadInputTest, MorePiecesThanAnyoneNeeds) {
+  v1::GenerateRequest request = RequestFor("", "", 1);
+  request.clear_prompt();
+  for (size_t i = 0; i <= server::InputCollector::kMaxPieces; ++i)
+    request.add_prompt()->set_text("");
+  const grpc::Status status = server_.Generate(request).status;
+  ExpectError(status, grpc::OUT_OF_RANGE, "PROMPT_TOO_LONG");
+  EXPECT_EQ(InfoOf(status).metadata().at("limit"), "262144");
+  // However a text is cut, it is one piece.
+  for (v1::Input& piece : *request.mutable_prompt()) piece = Chunk("");
+  request.mutable_prompt(0)->set_text_chunk("text");
+  EXPECT_TRUE(server_.Generate(request).status.ok());
 }
 
 TEST_F(BadInputTest, ContextOverflow) {

@@ -34,6 +34,22 @@ TEST(StatusMapTest, EveryDetailArrives) {
   EXPECT_EQ(retry->retry_delay().nanos(), 500'000'000);
 }
 
+// Clients refuse trailers of more than 8 KiB: they would see an error without details.
+TEST(StatusMapTest, WhatIsLongIsCutBetweenCharacters) {
+  std::string name;
+  for (int i = 0; i < 100'000; ++i) name += "\u00e4";
+  const grpc::Status status = ToGrpcStatus(
+      engine::MakeError(absl::StatusCode::kNotFound, "no \"" + name + "\"",
+                        {.reason = "SESSION_NOT_FOUND", .field = name, .metadata = {{"a", name}}}));
+  EXPECT_LT(3 * status.error_message().size() + status.error_details().size() * 4 / 3, 6000u);
+  EXPECT_EQ(status.error_message().substr(0, 6), "no \"\u00e4");
+  EXPECT_EQ(status.error_message().substr(status.error_message().size() - 5), "\u00e4...");
+  const google::rpc::ErrorInfo info = spotd::testing::InfoOf(status);
+  EXPECT_EQ(info.reason(), "SESSION_NOT_FOUND");
+  EXPECT_EQ(info.metadata().at("a").size(), 131u);
+  EXPECT_EQ(spotd::testing::FieldOf(status).size(), 131u);
+}
+
 TEST(StatusMapTest, AnErrorWithoutDetailsStillHasAReason) {
   const grpc::Status status = ToGrpcStatus(absl::DataLossError("corrupt"));
   EXPECT_EQ(status.error_code(), grpc::DATA_LOSS);
