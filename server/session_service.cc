@@ -52,8 +52,12 @@ absl::StatusOr<std::set<std::string>> UpdatePaths(const v1::UpdateSessionRequest
   const auto& named = request.update_mask().paths();
   std::set<std::string> paths(named.begin(), named.end());
   const bool all = paths.erase("*") > 0;
-  if (!std::includes(kAll.begin(), kAll.end(), paths.begin(), paths.end()))
-    return FieldError("update_mask", "names what cannot be changed");
+  for (const std::string& path : paths) {
+    if (kAll.contains(path)) continue;
+    return FieldError("update_mask", Concat("names \"", path,
+                                            "\"; it may name display_name, policy, ttl and "
+                                            "expire_time, or be *"));
+  }
   if (all) paths = kAll;
   if (named.empty()) {
     if (!session.display_name().empty()) paths.insert("display_name");
@@ -163,6 +167,7 @@ class SessionServiceImpl final : public RawService {
         ToOptions(request.session(), engine().options().default_policy, engine()));
     options.tenant = tenant;
     options.request_id = request.request_id();
+    options.fingerprint = Fingerprint(request);
     return ToReply(engine().CreateSession(options));
   }
 
@@ -215,13 +220,24 @@ class SessionServiceImpl final : public RawService {
     return google::protobuf::Empty();
   }
 
+  absl::StatusOr<model::Policy> PolicyOf(const engine::SessionRef& ref) const {
+    SPOTD_ASSIGN_OR_RETURN(const engine::SessionInfo session, engine().GetSession(ref));
+    return session.policy;
+  }
+
   absl::StatusOr<v1::Session> Fork(const v1::ForkSessionRequest& request,
                                    const std::string& tenant) const {
     SPOTD_ASSIGN_OR_RETURN(const std::string id, SessionId(request.name(), "name"));
-    SPOTD_ASSIGN_OR_RETURN(const engine::SessionInfo parent, engine().GetSession({id, tenant}));
+    model::Policy parents;  // matters where it is to change
+    if (request.session().has_policy()) {
+      SPOTD_ASSIGN_OR_RETURN(parents, PolicyOf({id, tenant}));
+    }
     SPOTD_ASSIGN_OR_RETURN(engine::SessionOptions options,
-                           ToOptions(request.session(), parent.policy, engine()));
+                           ToOptions(request.session(), parents, engine()));
+    v1::ForkSessionRequest asked = request;
+    asked.clear_etag();
     options.request_id = request.request_id();
+    options.fingerprint = Fingerprint(asked);
     return ToReply(engine().ForkSession({id, tenant, request.etag()}, options));
   }
 

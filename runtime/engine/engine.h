@@ -103,8 +103,10 @@ struct SessionOptions {
   // Removed when unused for so long; absent: the server's default.
   std::optional<std::chrono::milliseconds> ttl = {};
   std::optional<int64_t> expire_time_ms = {};  // removed then, used or not; instead of `ttl`
-  // Not empty: the tenant's session made for the same id is the answer, where there is one.
+  // Not empty: the tenant's session made for the same id and fingerprint is the answer, where there
+  // is one.
   std::string request_id = {};
+  uint64_t fingerprint = 0;  // of all that was asked
 };
 
 // What UpdateSession changes.

@@ -45,6 +45,12 @@ absl::Status InvalidField(const char* field, std::string_view problem) {
                    {.reason = reason::kInvalidField, .field = field});
 }
 
+// When a time to live that begins now is over. The last moment of the year 9999 is the last one
+// that a google.protobuf.Timestamp can name.
+int64_t EndOfLife(int64_t now_ms, int64_t ttl_ms) {
+  return std::min<int64_t>(now_ms + ttl_ms, 253'402'300'799'999);
+}
+
 std::string Etag(uint64_t revision) {
   return Concat("r", revision);
 }
@@ -74,7 +80,8 @@ absl::StatusOr<SessionInfo> SessionRegistry::Create(const SessionOptions& option
   session->policy = policy;
   session->table = store_->NewTable();
   const std::lock_guard lock(mutex_);
-  if (const Entry* made = FindByRequest(options.tenant, options.request_id)) return made->info;
+  SPOTD_ASSIGN_OR_RETURN(const Entry* made, FindByRequest(options.tenant, options));
+  if (made != nullptr) return made->info;
   SPOTD_ASSIGN_OR_RETURN(const Entry* entry, Insert(std::move(session), options));
   return entry->info;
 }
@@ -172,7 +179,8 @@ absl::StatusOr<std::string> SessionRegistry::Fork(const SessionRef& ref,
                                                   const SessionOptions& options,
                                                   const PostFork& post) {
   const std::lock_guard lock(mutex_);
-  if (const Entry* made = FindByRequest(ref.tenant, options.request_id)) return made->info.id;
+  SPOTD_ASSIGN_OR_RETURN(const Entry* made, FindByRequest(ref.tenant, options));
+  if (made != nullptr) return made->info.id;
   SPOTD_ASSIGN_OR_RETURN(Entry * parent, FindIdle(ref));
   SPOTD_RETURN_IF_ERROR(
       CheckTokenRoom(ref.tenant, static_cast<int64_t>(parent->session->tokens.size())));
@@ -310,13 +318,19 @@ absl::StatusOr<SessionRegistry::Entry*> SessionRegistry::FindIdle(const SessionR
                    {.reason = reason::kSessionBusy, .metadata = {{"session", ref.id}}});
 }
 
-SessionRegistry::Entry* SessionRegistry::FindByRequest(const std::string& tenant,
-                                                       const std::string& request_id) {
-  if (request_id.empty()) return nullptr;
-  const auto made = by_request_.find({tenant, request_id});
+absl::StatusOr<const SessionRegistry::Entry*> SessionRegistry::FindByRequest(
+    const std::string& tenant, const SessionOptions& options) const {
+  if (options.request_id.empty()) return nullptr;
+  const auto made = by_request_.find({tenant, options.request_id});
   if (made == by_request_.end()) return nullptr;
-  Entry& entry = sessions_.at(made->second);
-  return Visible(entry, tenant) ? &entry : nullptr;
+  const Entry& entry = sessions_.at(made->second);
+  if (!Visible(entry, tenant)) return nullptr;
+  if (entry.fingerprint == options.fingerprint) return &entry;
+  return MakeError(absl::StatusCode::kInvalidArgument,
+                   "request_id belongs to another request, which has made a session",
+                   {.reason = reason::kRequestIdReused,
+                    .field = "request_id",
+                    .metadata = {{"session", entry.info.id}}});
 }
 
 absl::Status SessionRegistry::CheckRoom(const std::string& tenant) const {
@@ -352,7 +366,7 @@ absl::StatusOr<SessionRegistry::Entry*> SessionRegistry::Insert(std::shared_ptr<
   info.etag = Etag(0);
   const auto it = sessions_.try_emplace(session->id).first;
   try {
-    Register(&it->second, std::move(session), std::move(info), options.request_id);
+    Register(&it->second, std::move(session), std::move(info), options);
   } catch (const std::bad_alloc&) {  // as if it had never been
     std::erase_if(by_request_, [&](const auto& made) { return made.second == it->first; });
     std::erase_if(expiries_, [&](const auto& expiry) { return expiry.second == it->first; });
@@ -364,12 +378,15 @@ absl::StatusOr<SessionRegistry::Entry*> SessionRegistry::Insert(std::shared_ptr<
 
 // Allocates before it counts: where it throws, only the maps have to be put right.
 void SessionRegistry::Register(Entry* entry, std::shared_ptr<Session> session, SessionInfo info,
-                               const std::string& request_id) {
+                               const SessionOptions& options) {
   entry->info = std::move(info);
   entry->session = std::move(session);
-  entry->request_id = request_id;
+  entry->request_id = options.request_id;
+  entry->fingerprint = options.fingerprint;
   const std::string& tenant = entry->session->tenant;
-  if (!request_id.empty()) by_request_.insert_or_assign({tenant, request_id}, entry->info.id);
+  if (!options.request_id.empty()) {
+    by_request_.insert_or_assign({tenant, options.request_id}, entry->info.id);
+  }
   MoveExpiry(entry, std::exchange(entry->info.expire_time_ms, 0));
   const auto tokens = static_cast<int32_t>(entry->session->tokens.size());
   if (tokens > 0) entry->info.etag = Etag(++entry->revision);
@@ -397,7 +414,7 @@ absl::Status SessionRegistry::SetExpiry(const SessionOptions& options, SessionIn
     return InvalidField("session.ttl", "must be positive");
   }
   if (longest > 0 && (info->ttl_ms == 0 || info->ttl_ms > longest)) info->ttl_ms = longest;
-  if (info->ttl_ms > 0) info->expire_time_ms = now + info->ttl_ms;
+  if (info->ttl_ms > 0) info->expire_time_ms = EndOfLife(now, info->ttl_ms);
   return absl::OkStatus();
 }
 
@@ -430,7 +447,7 @@ void SessionRegistry::Renew(Entry* entry) {
   SessionInfo& info = entry->info;
   if (info.ttl_ms == 0) return;
   auto expiry = expiries_.extract(entry->expiry);  // moved without allocating
-  info.expire_time_ms = limits_.now_ms() + info.ttl_ms;
+  info.expire_time_ms = EndOfLife(limits_.now_ms(), info.ttl_ms);
   expiry.value().first = info.expire_time_ms;
   entry->expiry = expiries_.insert(std::move(expiry)).position;
 }

@@ -67,7 +67,8 @@ class SessionRegistry {
   SessionRegistry(kvstore::KvStore* store, Metrics* metrics, const SessionLimits& limits);
 
   // RESOURCE_EXHAUSTED (SESSION_LIMIT, TENANT_SESSION_LIMIT). The tenant's session that was made
-  // for the same request id, where there is one.
+  // for the same request id, where there is one; INVALID_ARGUMENT (REQUEST_ID_REUSED) where another
+  // request made it.
   absl::StatusOr<SessionInfo> Create(const SessionOptions& options, const model::Policy& policy);
   // NOT_FOUND (SESSION_NOT_FOUND), here and below; ABORTED (ETAG_MISMATCH) where a reference has
   // an etag that is not the session's.
@@ -88,8 +89,8 @@ class SessionRegistry {
   // Takes the session out; a request that has claimed it keeps it alive.
   absl::Status Remove(const SessionRef& ref,
                       const std::function<void(std::shared_ptr<Session>)>& post);
-  // Copies the content into a new session. ABORTED while claimed. `post` shares the KV. Returns the
-  // new id.
+  // Copies the content into a new session. ABORTED while claimed; as Create where the options have
+  // a request id. `post` shares the KV. Returns the new id.
   using PostFork = std::function<void(std::shared_ptr<Session> from, std::shared_ptr<Session> to)>;
   absl::StatusOr<std::string> Fork(const SessionRef& ref, const SessionOptions& options,
                                    const PostFork& post);
@@ -118,7 +119,8 @@ class SessionRegistry {
     SessionInfo info;           // what others see
     Expiries::iterator expiry;  // its place, where info.expire_time_ms is not 0
     std::string request_id;
-    uint64_t revision = 0;  // of the content
+    uint64_t fingerprint = 0;  // of the request that made it
+    uint64_t revision = 0;     // of the content
     std::shared_ptr<const SelectionRecord> selection;
   };
   using Sessions = std::map<std::string, Entry>;
@@ -133,12 +135,14 @@ class SessionRegistry {
   absl::StatusOr<Entry*> Find(const SessionRef& ref);
   absl::StatusOr<Entry*> FindIdle(const SessionRef& ref);
   absl::Status CheckEtag(const Entry& entry, const std::string& etag) const;
-  Entry* FindByRequest(const std::string& tenant, const std::string& request_id);
+  // The session that was made for the request; null where there is none.
+  absl::StatusOr<const Entry*> FindByRequest(const std::string& tenant,
+                                             const SessionOptions& options) const;
   absl::Status CheckRoom(const std::string& tenant) const;
   absl::Status CheckTokenRoom(const std::string& tenant, int64_t more) const;
   absl::StatusOr<Entry*> Insert(std::shared_ptr<Session> session, const SessionOptions& options);
   void Register(Entry* entry, std::shared_ptr<Session> session, SessionInfo info,
-                const std::string& request_id);
+                const SessionOptions& options);
   absl::Status SetExpiry(const SessionOptions& options, SessionInfo* info) const;
   void MoveExpiry(Entry* entry, int64_t time_ms);
   void Erase(Sessions::iterator it);

@@ -115,6 +115,43 @@ TEST_F(ApiDepthTest, RequestsWithAnIdHappenOnce) {
   EXPECT_EQ(server_.GetSession(first.name()).token_count(), told.result->session_token_count());
 }
 
+// Sessions are made once for an id, and an id stands for one request.
+TEST_F(ApiDepthTest, AnIdThatMadeASessionMakesNoOther) {
+  v1::CreateSessionRequest create;
+  create.set_request_id("c-1");
+  v1::Session parent;
+  ASSERT_TRUE(Create(create, &parent).ok());
+  v1::CreateSessionRequest other = create;
+  other.mutable_session()->set_display_name("another");
+  v1::Session none;
+  EXPECT_EQ(InfoOf(Create(other, &none)).reason(), "REQUEST_ID_REUSED");
+
+  const auto fork = [&](const v1::ForkSessionRequest& request, v1::Session* reply) {
+    grpc::ClientContext context;
+    return server_.sessions().ForkSession(&context, request, reply);
+  };
+  v1::ForkSessionRequest request;
+  request.set_name(parent.name());
+  request.set_request_id("c-1");
+  EXPECT_EQ(InfoOf(fork(request, &none)).reason(), "REQUEST_ID_REUSED") << "a Create's id";
+  request.set_request_id("f-1");
+  request.set_etag(parent.etag());
+  v1::Session first;
+  ASSERT_TRUE(fork(request, &first).ok());
+  // The client did not hear of it; meanwhile the parent went on, and went.
+  ASSERT_TRUE(server_.Append(parent.name(), {Text("more")}).status.ok());
+  v1::Session second;
+  ASSERT_TRUE(fork(request, &second).ok());
+  EXPECT_EQ(second.name(), first.name());
+  grpc::ClientContext context;
+  v1::DeleteSessionRequest remove;
+  remove.set_name(parent.name());
+  google::protobuf::Empty empty;
+  ASSERT_TRUE(server_.sessions().DeleteSession(&context, remove, &empty).ok());
+  ASSERT_TRUE(fork(request, &second).ok());
+  EXPECT_EQ(second.name(), first.name());
+}
+
 TEST_F(ApiDepthTest, TheHeadBelongsIntoTheFirstMessage) {
   grpc::ClientContext context;
   const auto stream = server_.inference().Append(&context);

@@ -212,7 +212,9 @@ TEST_F(SessionServiceTest, UpdateRefusesWhatItCannotDo) {
   v1::Session session;
   session.set_name(server_.NewSession());
   v1::Session updated;
-  EXPECT_EQ(FieldOf(Update(session, {"token_count"}, &updated)), "update_mask");
+  const grpc::Status refused = Update(session, {"token_count"}, &updated);
+  EXPECT_EQ(FieldOf(refused), "update_mask");
+  EXPECT_NE(refused.error_message().find("\"token_count\""), std::string::npos);
   session.mutable_ttl()->set_seconds(-1);
   EXPECT_EQ(FieldOf(Update(session, {"ttl"}, &updated)), "session.ttl");
   session.mutable_ttl()->set_seconds(5);

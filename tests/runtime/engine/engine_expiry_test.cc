@@ -51,6 +51,17 @@ TEST_F(EngineExpiryTest, AnIdleSessionEndsAndEveryUseRenewsIt) {
   EXPECT_EQ(engine->ListSessions("", 10).size(), 1u) << "the fork, which has no time to live";
 }
 
+// google.protobuf.Timestamp ends with the year 9999: a later end could not be told to a client.
+TEST_F(EngineExpiryTest, TheLongestTimeToLiveEndsWhenTimeDoes) {
+  constexpr int64_t kEndOfTime = 253'402'300'799'999;
+  auto engine = Make();
+  const SessionInfo info = *engine->CreateSession(Ttl(seconds(315'576'000'000)));
+  EXPECT_EQ(info.ttl_ms, 315'576'000'000'000);
+  EXPECT_EQ(info.expire_time_ms, kEndOfTime);
+  ASSERT_TRUE(AppendText(engine.get(), info.id, "x").ok());
+  EXPECT_EQ(engine->GetSession(info.id)->expire_time_ms, kEndOfTime) << "renewed";
+}
+
 TEST_F(EngineExpiryTest, ItsKvComesBack) {
   auto engine = Make();
   const std::string id = engine->CreateSession(Ttl(seconds(60)))->id;
