@@ -2,6 +2,7 @@
 
 #include <prometheus/text_serializer.h>
 
+#include <algorithm>
 #include <sstream>
 #include <string_view>
 
@@ -101,14 +102,16 @@ void AddSessions(const Metrics& metrics, MetricFamilies* out) {
 }
 
 void AddCache(const Metrics& metrics, MetricFamilies* out) {
+  // Not one snapshot: what the engine publishes in between must not make a state negative.
+  const auto left = [](int64_t of, int64_t taken) { return std::max<int64_t>(of - taken, 0); };
   const int64_t total = metrics.kv_blocks_total;
   const int64_t used = metrics.kv_blocks_used;
   const int64_t shared = metrics.kv_blocks_shared;
   out->Gauge("spotd_kv_blocks", "KV blocks by state; the states add up to the capacity");
   const int64_t kept = metrics.kv_blocks_kept;
-  out->Add(total - used - kept, {{"state", "free"}});
+  out->Add(left(total, used + kept), {{"state", "free"}});
   out->Add(kept, {{"state", "kept"}});
-  out->Add(used - shared, {{"state", "used"}});
+  out->Add(left(used, shared), {{"state", "used"}});
   out->Add(shared, {{"state", "shared"}});
   out->Gauge("spotd_kv_block_bytes", "Bytes of one KV block over all layers");
   out->Add(metrics.kv_bytes_per_block);

@@ -35,6 +35,20 @@ class MetricsExporterTest : public ::testing::Test {
   TestServer server_;
 };
 
+// The page reads one counter after the other while the engine goes on.
+TEST_F(MetricsExporterTest, NoStateOfTheCacheIsNegativeWhateverHappensBetweenTwoReads) {
+  engine::Metrics& metrics = server_.engine().metrics();
+  const std::string blocks = "spotd_kv_blocks{model_name=\"qwen3\",state=";
+  for (int i = 0; i < 10; ++i) {
+    metrics.kv_blocks_kept.store(metrics.kv_blocks_total.load());
+    metrics.kv_blocks_used.store(1);
+    metrics.kv_blocks_shared.store(2);
+    const std::string page = Page();
+    EXPECT_GE(Value(page, blocks + "\"free\"}"), 0);
+    EXPECT_GE(Value(page, blocks + "\"used\"}"), 0);
+  }
+}
+
 TEST_F(MetricsExporterTest, CountsWhatTheRepliesSay) {
   const std::string session = server_.NewSession();
   const auto appended = server_.Append(session, {Text("some text")});
