@@ -90,6 +90,11 @@ class SyntheticTest(unittest.TestCase):
                 self.assertLess(line["density"], 0.6)
                 self.assertLess(line["kv_bytes"], full["kv_bytes"])
 
+    def test_the_floor_is_measured_with_any_number_of_threads(self):
+        for threads in ("1", "3"):
+            (result,) = self.run_json("decode", "--context", "64", "--steps", "2", "--threads", threads)
+            self.assertGreater(result["read_rate"], 0, threads)
+
     def test_prefill(self):
         (result,) = self.run_json("prefill", "--context", "256")
         self.assertEqual(result["tokens"], 256)

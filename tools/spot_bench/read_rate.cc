@@ -18,11 +18,14 @@ constexpr size_t kWords = (size_t{256} << 20) / sizeof(uint64_t);
 constexpr size_t kHugePage = size_t{2} << 20;
 constexpr int kPasses = 16;
 
-// Eight independent sums keep enough loads in flight for the hardware prefetcher to be the limit.
+constexpr size_t kLanes = 8;
+
+// Of a multiple of kLanes words. Independent sums keep enough loads in flight for the hardware
+// prefetcher to be the limit.
 uint64_t Sum(const uint64_t* data, size_t count) {
-  uint64_t sums[8] = {};
-  for (size_t i = 0; i + 8 <= count; i += 8) {
-    for (size_t lane = 0; lane < 8; ++lane) sums[lane] += data[i + lane];
+  uint64_t sums[kLanes] = {};
+  for (size_t i = 0; i < count; i += kLanes) {
+    for (size_t lane = 0; lane < kLanes; ++lane) sums[lane] += data[i + lane];
   }
   return sums[0] + sums[1] + sums[2] + sums[3] + sums[4] + sums[5] + sums[6] + sums[7];
 }
@@ -38,7 +41,7 @@ double MeasureReadRate(int threads) {
   auto* const data = static_cast<uint64_t*>(memory);
   std::fill(data, data + kWords, uint64_t{1});
   std::vector<uint64_t> sums(static_cast<size_t>(threads));
-  const size_t share = kWords / static_cast<size_t>(threads);
+  const size_t share = kWords / static_cast<size_t>(threads) / kLanes * kLanes;
   double best_seconds = 1e30;
   for (int pass = 0; pass < kPasses; ++pass) {
     const auto start = std::chrono::steady_clock::now();
