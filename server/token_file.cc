@@ -4,7 +4,6 @@
 #include <openssl/sha.h>
 
 #include <algorithm>
-#include <fstream>
 #include <sstream>
 #include <utility>
 
@@ -74,13 +73,6 @@ absl::StatusOr<TokenFile> TokenFile::Parse(std::string_view text, std::string_vi
   }
   if (tokens.entries_.empty()) return InvalidArgument(path, ": holds no token");
   return tokens;
-}
-
-absl::StatusOr<TokenFile> TokenFile::Load(const std::string& path) {
-  std::ifstream file(path);
-  std::ostringstream text;
-  if (!file || !(text << file.rdbuf())) return InvalidArgument("cannot read ", path);
-  return Parse(text.str(), path);
 }
 
 std::optional<std::string> TokenFile::TenantOf(std::string_view token) const {

@@ -26,7 +26,6 @@ class TokenFile {
  public:
   // `path` is for errors, which name the line and never quote it.
   static absl::StatusOr<TokenFile> Parse(std::string_view text, std::string_view path);
-  static absl::StatusOr<TokenFile> Load(const std::string& path);
 
   // The tenant whose token this is. Compares with every hash in constant time, so that neither the
   // answer's time nor the order of the file tells how close a guess was.

@@ -46,10 +46,5 @@ TEST(TokenFileTest, NamesTheLineAndNeverQuotesIt) {
   EXPECT_THAT(ErrorOf(alpha + " a\n" + alpha + " b\n"), HasSubstr("tokens:2: the same token"));
 }
 
-TEST(TokenFileTest, AFileThatIsNotThereIsNamed) {
-  EXPECT_THAT(std::string(TokenFile::Load("/no/such/file").status().message()),
-              HasSubstr("/no/such/file"));
-}
-
 }  // namespace
 }  // namespace spotd::server
