@@ -93,6 +93,10 @@ class SpotctlTest(unittest.TestCase):
         events = self.run_json("generate", *flags)
         self.assertEqual(completion["text"], "".join(e["delta"]["text"] for e in events if "delta" in e))
 
+    def test_a_seed_that_was_reported_can_be_given(self):
+        result = self.run_json("complete", "--text", "abc", "--max-tokens", "1", "--seed", str(2**64 - 1))[0]["result"]
+        self.assertEqual(result["seed"], str(2**64 - 1))
+
     def test_chat(self):
         events = self.run_json("chat", "--max-tokens", "4", "--ignore-eos", "--system", "be brief",
                                stdin="hello\nand again\n")
@@ -135,7 +139,11 @@ class SpotctlTest(unittest.TestCase):
         for arguments in ([], ["nonsense"], ["sessions"], ["sessions", "show"], ["generate", "--max-tokens", "many",
                           "--text", "x"], ["generate", "--nonsense"], ["append", "s"], ["complete", "--policy", "best",
                           "--text", "x"], ["append", "s", "--file", "/no/such/file"],
-                          ["detokenize", "12abc"], ["sessions", "rewind", "s", "few"]):
+                          ["append", "s", "--file", "/"], ["trace", "s", "--document", "/"],
+                          ["detokenize", "12abc"], ["sessions", "rewind", "s", "few"],
+                          ["generate", "--text", "x", "--top-blocks", "4294967297"],
+                          ["generate", "--text", "x", "--seed", "-1"], ["health", "--timeout", "nan"],
+                          ["health", "--timeout", "-1"]):
             result = spotctl(self.spotd.address, *arguments)
             self.assertEqual(result.returncode, 2, arguments)
             self.assertTrue(result.stderr or result.stdout)

@@ -1,11 +1,10 @@
 #include "tools/common/loaded_model.h"
 
 #include <algorithm>
-#include <fstream>
-#include <iterator>
 #include <thread>
 #include <utility>
 
+#include "kernels/core/read_file.h"
 #include "kernels/core/status.h"
 #include "runtime/model/selector.h"
 #include "tools/common/synthetic_source.h"
@@ -81,10 +80,9 @@ absl::Status LoadedModel::Prefill(std::span<const int32_t> tokens, kvstore::Bloc
 
 absl::StatusOr<std::vector<int32_t>> TokensOfFile(const std::string& path,
                                                   const text::Tokenizer& tokenizer) {
-  std::ifstream file(path, std::ios::binary);
-  if (!file) return NotFound("--text: cannot read ", path);
-  const std::string text((std::istreambuf_iterator<char>(file)), std::istreambuf_iterator<char>());
-  SPOTD_ASSIGN_OR_RETURN(auto tokens, tokenizer.Encode(text, {}));
+  const absl::StatusOr<std::string> text = ReadFile(path);
+  if (!text.ok()) return InvalidArgument("--text: ", text.status().message());
+  SPOTD_ASSIGN_OR_RETURN(auto tokens, tokenizer.Encode(*text, {}));
   if (tokens.empty()) return InvalidArgument("--text: ", path, " holds no text");
   return tokens;
 }

@@ -1,7 +1,6 @@
 // spot-eval needle, track and qa.
 #include <algorithm>
 #include <cstdio>
-#include <fstream>
 #include <iterator>
 #include <map>
 #include <memory>
@@ -9,6 +8,7 @@
 #include <set>
 #include <utility>
 
+#include "kernels/core/read_file.h"
 #include "kernels/core/status.h"
 #include "tools/common/chat_prompt.h"
 #include "tools/spot_eval/commands.h"
@@ -81,8 +81,8 @@ class RetrievalRun {
     SPOTD_ASSIGN_OR_RETURN(const auto files, TextFiles(options_.text));
     std::vector<std::string> texts;
     for (const std::string& path : files) {
-      std::ifstream file(path, std::ios::binary);
-      texts.emplace_back(std::istreambuf_iterator<char>(file), std::istreambuf_iterator<char>());
+      SPOTD_ASSIGN_OR_RETURN(std::string text, ReadFile(path));
+      texts.push_back(std::move(text));
     }
     return Haystack::FromTexts(texts, count);
   }

@@ -1,38 +1,8 @@
 #include "tools/spotctl/command_line.h"
 
 #include <algorithm>
-#include <charconv>
-
-#include "kernels/core/status.h"
 
 namespace spotd::spotctl {
-namespace {
-
-template <typename T>
-absl::StatusOr<std::optional<T>> ParseNumber(const std::string& name,
-                                             const std::optional<std::string>& text) {
-  if (!text.has_value()) return std::optional<T>();
-  T number{};
-  const char* end = text->data() + text->size();
-  const auto [stop, error] = std::from_chars(text->data(), end, number);
-  if (error != std::errc() || stop != end) {
-    return InvalidArgument("--", name, ": \"", *text, "\" is not a number");
-  }
-  return std::optional<T>(number);
-}
-
-}  // namespace
-
-absl::StatusOr<int32_t> ParseInt(const std::string& text) {
-  int32_t number = 0;
-  const char* end = text.data() + text.size();
-  const auto [stop, error] = std::from_chars(text.data(), end, number);
-  if (error != std::errc() || stop != end) {
-    return InvalidArgument("\"", text, "\" is not a whole number");
-  }
-  return number;
-}
-
 absl::StatusOr<CommandLine> CommandLine::Parse(std::span<const std::string_view> args,
                                                std::span<const OptionSpec> options) {
   CommandLine line;
@@ -72,12 +42,14 @@ std::optional<std::string> CommandLine::Get(const std::string& name) const {
   return std::prev(end)->second;
 }
 
-absl::StatusOr<std::optional<int64_t>> CommandLine::GetInt(const std::string& name) const {
-  return ParseNumber<int64_t>(name, Get(name));
-}
-
 absl::StatusOr<std::optional<float>> CommandLine::GetFloat(const std::string& name) const {
-  return ParseNumber<float>(name, Get(name));
+  const std::optional<std::string> text = Get(name);
+  if (!text.has_value()) return std::optional<float>();
+  float number = 0;
+  const char* end = text->data() + text->size();
+  const auto [stop, error] = std::from_chars(text->data(), end, number);
+  if (error == std::errc() && stop == end) return std::optional<float>(number);
+  return InvalidArgument("--", name, ": \"", *text, "\" is not a number");
 }
 
 std::vector<std::string> CommandLine::GetAll(const std::string& name) const {

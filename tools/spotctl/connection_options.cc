@@ -12,6 +12,7 @@ namespace spotd::spotctl {
 namespace {
 
 constexpr char kDefaultAddress[] = "127.0.0.1:50051";
+constexpr float kLongestTimeout = 86400;
 
 std::optional<std::string> FromEnvironment(const char* variable) {
   const char* value = std::getenv(variable);
@@ -81,6 +82,11 @@ absl::StatusOr<ClientOptions> ReadConnectionOptions(const CommandLine& line) {
   SPOTD_ASSIGN_OR_RETURN(options.token, Token(line));
   SPOTD_ASSIGN_OR_RETURN(const std::optional<float> timeout, line.GetFloat("timeout"));
   if (timeout.has_value()) {
+    // Written so that NaN is refused.
+    if (!(*timeout > 0 && *timeout <= kLongestTimeout)) {
+      return InvalidArgument("--timeout: must be above 0 and at most ", kLongestTimeout,
+                             " seconds");
+    }
     options.timeout = std::chrono::milliseconds(static_cast<int64_t>(*timeout * 1000));
   }
   return options;

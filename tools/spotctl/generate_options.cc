@@ -1,10 +1,10 @@
 #include "tools/spotctl/generate_options.h"
 
-#include <fstream>
 #include <iostream>
 #include <iterator>
 #include <utility>
 
+#include "kernels/core/read_file.h"
 #include "kernels/core/status.h"
 
 namespace spotd::spotctl {
@@ -23,12 +23,9 @@ absl::StatusOr<v1::PolicyKind> ParsePolicy(const std::string& name) {
   return found->second;
 }
 
-absl::StatusOr<std::string> ReadFile(const std::string& path) {
+absl::StatusOr<std::string> ReadFileOrInput(const std::string& path) {
   if (path == "-") return std::string(std::istreambuf_iterator<char>(std::cin), {});
-  std::ifstream file(path, std::ios::binary);
-  std::string content(std::istreambuf_iterator<char>(file), {});
-  if (!file) return NotFound("cannot read ", path);
-  return content;
+  return ReadFile(path);
 }
 
 template <typename Message, typename T>
@@ -42,11 +39,8 @@ absl::Status SetFloat(const CommandLine& line, const char* option, Message* mess
 template <typename Message, typename T>
 absl::Status SetInt(const CommandLine& line, const char* option, Message* message,
                     void (Message::*set)(T)) {
-  SPOTD_ASSIGN_OR_RETURN(const std::optional<int64_t> value, line.GetInt(option));
-  if (!value.has_value()) return absl::OkStatus();
-  if (!std::in_range<T>(*value))
-    return InvalidArgument("--", option, ": ", *value, " is out of range");
-  (message->*set)(static_cast<T>(*value));
+  SPOTD_ASSIGN_OR_RETURN(const std::optional<T> value, line.GetInt<T>(option));
+  if (value.has_value()) (message->*set)(*value);
   return absl::OkStatus();
 }
 
@@ -121,7 +115,7 @@ absl::StatusOr<v1::Input> ReadInput(const CommandLine& line) {
   }
   std::string content = line.Get("text").value_or(line.Get("message").value_or(""));
   if (line.Has("file")) {
-    SPOTD_ASSIGN_OR_RETURN(content, ReadFile(*line.Get("file")));
+    SPOTD_ASSIGN_OR_RETURN(content, ReadFileOrInput(*line.Get("file")));
   }
   v1::Input input;
   if (line.Has("message") || line.Has("role")) {

@@ -63,8 +63,8 @@ template <typename Request>
 absl::Status FillRequest(const CommandLine& line, Request* request) {
   SPOTD_RETURN_IF_ERROR(FillSampling(line, request->mutable_sampling()));
   SPOTD_RETURN_IF_ERROR(FillPolicy(line, [request] { return request->mutable_policy(); }));
-  SPOTD_ASSIGN_OR_RETURN(const std::optional<int64_t> blocks, line.GetInt("top-blocks"));
-  if (blocks.has_value()) request->set_top_blocks(static_cast<int32_t>(*blocks));
+  SPOTD_ASSIGN_OR_RETURN(const std::optional<int32_t> blocks, line.GetInt<int32_t>("top-blocks"));
+  if (blocks.has_value()) request->set_top_blocks(*blocks);
   return absl::OkStatus();
 }
 

@@ -35,13 +35,21 @@ absl::Status NoMetrics(const std::string& address, std::string_view why) {
   return absl::UnavailableError(Concat("no metrics at http://", address, "/metrics: ", why));
 }
 
-int Connect(const addrinfo& address) {
+int ConnectTo(const addrinfo& address) {
   const int fd = socket(address.ai_family, address.ai_socktype | SOCK_CLOEXEC, 0);
   if (fd < 0) return -1;
   setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &kTimeout, sizeof(kTimeout));
   setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &kTimeout, sizeof(kTimeout));
   if (connect(fd, address.ai_addr, address.ai_addrlen) == 0) return fd;
   close(fd);
+  return -1;
+}
+
+// To the first of a host's addresses at which somebody listens; -1 where there is none.
+int Connect(const addrinfo* addresses) {
+  for (; addresses != nullptr; addresses = addresses->ai_next) {
+    if (const int fd = ConnectTo(*addresses); fd >= 0) return fd;
+  }
   return -1;
 }
 
@@ -81,7 +89,7 @@ absl::StatusOr<std::string> FetchMetrics(const std::string& address) {
     return NoMetrics(address, "unknown host");
   }
   const std::unique_ptr<addrinfo, decltype(&freeaddrinfo)> addresses(found, &freeaddrinfo);
-  const Socket socket(Connect(*addresses));
+  const Socket socket(Connect(addresses.get()));
   if (socket.fd() < 0) return NoMetrics(address, "nobody listens there");
 
   const std::string request =

@@ -61,7 +61,7 @@ int Tokenize(const Client& client, const CommandLine& line) {
 int Detokenize(const Client& client, const CommandLine& line) {
   v1::DetokenizeRequest request;
   for (const std::string& text : line.positional()) {
-    const absl::StatusOr<int32_t> id = ParseInt(text);
+    const absl::StatusOr<int32_t> id = ParseInt<int32_t>(text);
     if (!id.ok()) return UsageError(id.status());
     request.add_ids(*id);
   }

@@ -80,7 +80,7 @@ int Fork(const Client& client, const CommandLine& line) {
 }
 
 int Rewind(const Client& client, const CommandLine& line) {
-  const absl::StatusOr<int32_t> tokens = ParseInt(line.positional()[1]);
+  const absl::StatusOr<int32_t> tokens = ParseInt<int32_t>(line.positional()[1]);
   if (!tokens.ok()) return UsageError(tokens.status());
   v1::RewindSessionRequest request;
   request.set_name(SessionName(line.positional()[0]));

@@ -3,8 +3,8 @@
 
 #include <cstdio>
 #include <fstream>
-#include <iterator>
 
+#include "kernels/core/read_file.h"
 #include "kernels/core/status.h"
 #include "tools/spotctl/commands.h"
 #include "tools/spotctl/trace_data.h"
@@ -105,13 +105,13 @@ absl::Status WritePage(const TraceData& trace, const std::string& session,
 }
 
 int Trace(const Client& client, const CommandLine& line) {
-  const auto offset = line.GetInt("document-offset");
+  const auto offset = line.GetInt<int32_t>("document-offset");
   if (!offset.ok()) return UsageError(offset.status());
   std::string document;
   if (const auto path = line.Get("document"); path.has_value()) {
-    std::ifstream file(*path, std::ios::binary);
-    document.assign(std::istreambuf_iterator<char>(file), {});
-    if (!file) return UsageError(InvalidArgument("--document: cannot read ", *path));
+    absl::StatusOr<std::string> content = ReadFile(*path);
+    if (!content.ok()) return UsageError(content.status());
+    document = *std::move(content);
   }
   const std::string session = SessionName(line.positional()[0]);
   TraceData trace;
@@ -120,7 +120,7 @@ int Trace(const Client& client, const CommandLine& line) {
   if (client.json()) return kOk;
   status = AddReplyText(client, &trace);
   if (status.ok() && !document.empty()) {
-    status = AddDocument(client, document, std::max<int64_t>(0, offset->value_or(0)), &trace);
+    status = AddDocument(client, document, std::max(0, offset->value_or(0)), &trace);
   }
   if (!status.ok()) return client.Fail(status);
   if (const auto path = line.Get("html"); path.has_value()) {

@@ -47,7 +47,7 @@ void Show(const WatchFigures& figures, const WatchHistory& history, bool json, b
 // Until Ctrl-C, or `count` views.
 int Watch(const Client& client, const CommandLine& line) {
   const auto interval = line.GetFloat("interval");
-  const auto count = line.GetInt("count");
+  const auto count = line.GetInt<int64_t>("count");
   for (const absl::Status& status : {interval.status(), count.status()}) {
     if (!status.ok()) return UsageError(status);
   }
