@@ -11,7 +11,7 @@ import sys
 
 SOURCE = pathlib.Path(__file__).resolve().parents[2]
 DATA = SOURCE / "tests/data"
-SELECTOR_HASH = "1bb38b7a03653d7ccaf35432b9bea652"  # ModelConfig::Fingerprint of the model of selector_fuzzer.cc
+SELECTOR_HASH = "40136b1ed4f1dd512e77f22c8f8e30b3"  # ModelConfig::Fingerprint of the model of selector_fuzzer.cc
 
 
 def gguf_string(text: str) -> bytes:
@@ -108,7 +108,7 @@ def tiny_selector(groups: int, int8: bool) -> bytes:
     for layer in range(2):
         for part, rows in (("q", 32), ("k", 32), ("w", groups)):
             name = f"layers.{layer}.selector.{part}.weight"
-            tensors |= {name: ("I8" if int8 else "F32", [rows, 4])} | ({name + ".scale": ("F32", [rows])} if int8 else {})
+            tensors |= {name: ("I8" if int8 else "BF16", [rows, 32])} | ({name + ".scale": ("F32", [rows])} if int8 else {})
         tensors[f"layers.{layer}.selector.k_norm.weight"] = ("F32", [32])
     metadata = {"format_version": "2" if int8 else "1", "groups": str(groups), "base_model": "tiny", "config_hash": SELECTOR_HASH,
                 "heads": "1", "dim": "32", "rope_theta": "10000", "block_size": "16", "training_tokens": "1000", "training_length": "64",

@@ -10,7 +10,7 @@ spotd::model::ModelConfig TwoLayers() {
   config.name = "fuzz";
   config.architecture = "llama";
   config.layers = 2;
-  config.hidden = 4;
+  config.hidden = 32;  // a row of 8-bit codes that stay so
   config.kv_heads = 2;
   return config;
 }

@@ -239,7 +239,7 @@ TEST_P(ChooseConformance, SelectorScore) {
 // What a kernel may treat apart: a chunk of blocks and a part of one, more heads and groups than
 // one pass takes, dimensions of few key groups and of none.
 TEST_P(ChooseConformance, SelectorScoreOfOddShapes) {
-  if (GetParam() == "cuda") GTEST_SKIP() << "serves the dimensions of real selectors";
+  if (GetParam() == "cuda") GTEST_SKIP() << "SelectorScore has the shapes its kernels tell apart";
   struct Case {
     SelectorKeyFormat format;
     int heads, dim, groups;
