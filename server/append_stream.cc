@@ -4,8 +4,6 @@
 #include <utility>
 
 #include "kernels/core/status.h"
-#include "runtime/engine/error_reasons.h"
-#include "runtime/engine/errors.h"
 #include "runtime/engine/out_of_memory.h"
 #include "runtime/engine/request_check.h"
 #include "server/generate_request.h"
@@ -13,18 +11,6 @@
 #include "server/status_map.h"
 
 namespace spotd::server {
-
-namespace {
-
-absl::Status UploadLimit(int32_t limit) {
-  return engine::MakeError(absl::StatusCode::kResourceExhausted,
-                           Concat(limit, " calls are sending their input, as many as may"),
-                           {.reason = engine::reason::kUploadLimit,
-                            .metadata = {{"limit", std::to_string(limit)}},
-                            .retry_after = std::chrono::seconds(1)});
-}
-
-}  // namespace
 
 using Reactor = grpc::ServerBidiReactor<grpc::ByteBuffer, grpc::ByteBuffer>;
 
@@ -38,8 +24,8 @@ Reactor* AppendStream::Start(const ServiceContext& context, grpc::CallbackServer
     stream->OnResult(identity.status());
     return stream.get();
   }
-  if (!context.calls->EnterUpload()) {
-    stream->OnResult(UploadLimit(context.calls->max_uploads()));
+  if (absl::Status status = context.calls->EnterUpload(stream->call_.tenant()); !status.ok()) {
+    stream->OnResult(std::move(status));
     return stream.get();
   }
   stream->uploading_ = true;
@@ -77,6 +63,7 @@ void AppendStream::OnReadDone(bool ok) {
     // Held while a read is started, so that none is after the call's end.
     const std::lock_guard lock(upload_mutex_);
     if (upload_over_) return;
+    call_.Heard();
     if (ok) status = engine::GuardMemory([this] { return AddPiece(); });
     if (ok && status.ok()) return StartRead(&incoming_);
     upload_over_ = true;
@@ -135,7 +122,7 @@ absl::Status AppendStream::TakeHead(const v1::AppendRequest& message) {
 }
 
 void AppendStream::LeaveUpload() {
-  if (uploading_.exchange(false)) context_.calls->LeaveUpload();
+  if (uploading_.exchange(false)) context_.calls->LeaveUpload(call_.tenant());
 }
 
 void AppendStream::Submit() {

@@ -27,7 +27,8 @@ class AppendStream final
  private:
   AppendStream(const ServiceContext& context, grpc::CallbackServerContext* call);
 
-  // Abort, or a server that shuts down: the upload ends now, not when the client half-closes.
+  // Abort, a server that shuts down, or a client that sends nothing any more: the upload ends now,
+  // not when the client half-closes.
   void EndUpload();
   // As a call that still sends its input.
   void AnnounceUpload();

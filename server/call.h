@@ -47,6 +47,8 @@ class Call {
   // session set so far. Only where identity() is no error.
   void Announce(RunningCalls* calls, std::shared_ptr<engine::CancelToken> cancel,
                 std::function<void()> on_end = nullptr);
+  // The client has sent something more: the call has not stalled.
+  void Heard() { announced_.Heard(); }
   // Logs and counts the outcome, and makes the call unknown. Once per call; what has the call may
   // be freed long after gRPC and the client are done with it.
   grpc::Status Finish(const absl::Status& status, const engine::GenerateResult* result = nullptr);

@@ -54,7 +54,10 @@ void Lifecycle::Run() {
       Drain();
       return;
     }
-    Watch(std::chrono::steady_clock::now());
+    const auto now = std::chrono::steady_clock::now();
+    Watch(now);
+    if (options_.upload_timeout.count() > 0)
+      calls_->EndStalledUploads(now - options_.upload_timeout);
   }
 }
 

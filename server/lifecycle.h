@@ -27,16 +27,17 @@ class Lifecycle {
   struct Options {
     std::chrono::milliseconds drain_timeout{30'000};
     std::chrono::milliseconds stall_timeout{120'000};
+    std::chrono::milliseconds upload_timeout{0};  // 0 = uploads may pause for ever
   };
 
   // All must outlive this.
   Lifecycle(const Options& options, engine::Engine* engine, RpcMetrics* rpc_metrics,
             RunningCalls* calls, GrpcServer* grpc_server);
 
-  // Serves until SIGTERM or SIGINT, then drains: health says NOT_SERVING, new work is refused,
-  // calls that still send their input among it, and what runs may end within the drain timeout and
-  // gets UNAVAILABLE after it. A second signal ends the process at once. The port still refuses
-  // politely when this returns.
+  // Serves, and ends uploads that send nothing for the upload timeout, until SIGTERM or SIGINT,
+  // then drains: health says NOT_SERVING, new work is refused, calls that still send their input
+  // among it, and what runs may end within the drain timeout and gets UNAVAILABLE after it. A
+  // second signal ends the process at once. The port still refuses politely when this returns.
   void Run();
 
   // Any thread.

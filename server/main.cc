@@ -60,7 +60,8 @@ absl::Status Serve(const ServerConfig& config, const model::Policy& policy) {
   SPOTD_ASSIGN_OR_RETURN(const Security security, LoadSecurity(config));
   SPOTD_ASSIGN_OR_RETURN(const std::unique_ptr<engine::Engine> engine, LoadEngine(config, policy));
   RpcMetrics rpc_metrics;
-  RunningCalls calls(config.limits.max_uploads);
+  RunningCalls calls(
+      {.all = config.limits.max_uploads, .tenant_percent = config.limits.tenant_upload_percent});
   CallExecutor workers(kWorkerThreads, kMaxQueuedCalls);
   CallExecutor writers(1, SIZE_MAX);
   const ServiceContext context{.engine = engine.get(),
@@ -81,9 +82,10 @@ absl::Status Serve(const ServerConfig& config, const model::Policy& policy) {
                                             .credentials = security.credentials},
                                            context));
   const MetricsExporter exporter(engine.get(), &rpc_metrics);
-  Lifecycle lifecycle(
-      {.drain_timeout = config.drain_timeout, .stall_timeout = config.stall_timeout}, engine.get(),
-      &rpc_metrics, &calls, grpc_server.get());
+  Lifecycle lifecycle({.drain_timeout = config.drain_timeout,
+                       .stall_timeout = config.stall_timeout,
+                       .upload_timeout = config.limits.upload_timeout},
+                      engine.get(), &rpc_metrics, &calls, grpc_server.get());
   SPOTD_ASSIGN_OR_RETURN(const std::unique_ptr<HttpServer> http,
                          StartHttp(config, exporter, lifecycle));
   Log(LogLevel::kInfo, "serving",

@@ -1,10 +1,34 @@
 #include "server/running_calls.h"
 
+#include <algorithm>
 #include <vector>
 
 #include "kernels/core/check.h"
+#include "kernels/core/status.h"
+#include "runtime/engine/error_reasons.h"
+#include "runtime/engine/errors.h"
 
 namespace spotd::server {
+namespace {
+
+int32_t TenantLimit(const UploadLimits& limits) {
+  if (limits.all == 0) return 0;
+  return static_cast<int32_t>(
+      std::max<int64_t>(int64_t{limits.all} * limits.tenant_percent / 100, 1));
+}
+
+absl::Status TooMany(const char* reason, std::string_view whose, int32_t limit) {
+  return engine::MakeError(absl::StatusCode::kResourceExhausted,
+                           Concat(limit, whose, " calls are sending their input, as many as may"),
+                           {.reason = reason,
+                            .metadata = {{"limit", std::to_string(limit)}},
+                            .retry_after = std::chrono::seconds(1)});
+}
+
+}  // namespace
+
+RunningCalls::RunningCalls(const UploadLimits& limits)
+    : limits_(limits), tenant_limit_(TenantLimit(limits)) {}
 
 RunningCalls::Handle& RunningCalls::Handle::operator=(Handle&& other) noexcept {
   if (this == &other) return *this;
@@ -18,6 +42,10 @@ RunningCalls::Handle::~Handle() {
   if (calls_ != nullptr) calls_->Remove(key_);
 }
 
+void RunningCalls::Handle::Heard() {
+  if (calls_ != nullptr) calls_->Heard(key_);
+}
+
 RunningCalls::~RunningCalls() {
   const std::lock_guard lock(mutex_);
   SPOTD_CHECK(calls_.empty());
@@ -26,8 +54,14 @@ RunningCalls::~RunningCalls() {
 RunningCalls::Handle RunningCalls::Add(Names names, std::shared_ptr<engine::CancelToken> cancel,
                                        std::function<void()> on_end) {
   const std::lock_guard lock(mutex_);
-  calls_[next_key_] = {std::move(names), std::move(cancel), std::move(on_end)};
+  calls_[next_key_] = {std::move(names), std::move(cancel), std::move(on_end),
+                       engine::Clock::now()};
   return Handle(this, next_key_++);
+}
+
+void RunningCalls::Heard(uint64_t key) {
+  const std::lock_guard lock(mutex_);
+  calls_.at(key).heard = engine::Clock::now();
 }
 
 void RunningCalls::Remove(uint64_t key) {
@@ -65,6 +99,11 @@ bool RunningCalls::drains_uploads() const {
   return drains_uploads_;
 }
 
+void RunningCalls::EndStalledUploads(engine::Clock::time_point before) {
+  EndIf([before](const Running& call) { return call.on_end != nullptr && call.heard < before; },
+        &engine::CancelToken::Stall);
+}
+
 void RunningCalls::DrainAll() {
   EndIf([](const Running&) { return true; }, &engine::CancelToken::Drain);
 }
@@ -85,16 +124,25 @@ int32_t RunningCalls::AbortSession(const std::string& tenant, const std::string&
       &engine::CancelToken::Abort);
 }
 
-bool RunningCalls::EnterUpload() {
+absl::Status RunningCalls::EnterUpload(const std::string& tenant) {
   const std::lock_guard lock(mutex_);
-  if (max_uploads_ > 0 && uploads_ >= max_uploads_) return false;
+  if (limits_.all > 0 && uploads_ >= limits_.all) {
+    return TooMany(engine::reason::kUploadLimit, "", limits_.all);
+  }
+  const auto held = uploads_by_tenant_.find(tenant);
+  if (tenant_limit_ > 0 && held != uploads_by_tenant_.end() && held->second >= tenant_limit_) {
+    return TooMany(engine::reason::kTenantUploadLimit, " of your", tenant_limit_);
+  }
+  ++uploads_by_tenant_[tenant];
   ++uploads_;
-  return true;
+  return absl::OkStatus();
 }
 
-void RunningCalls::LeaveUpload() {
+void RunningCalls::LeaveUpload(const std::string& tenant) {
   const std::lock_guard lock(mutex_);
   --uploads_;
+  const auto held = uploads_by_tenant_.find(tenant);
+  if (--held->second == 0) uploads_by_tenant_.erase(held);
 }
 
 int32_t RunningCalls::uploads() const {

@@ -1,5 +1,6 @@
 // The calls that are in the server, so that another call can end them, and how many of them are
-// sending their input.
+// sending their input: uploads, whose number is bounded, of each tenant too, and which end when
+// their client sends nothing any more.
 //
 // Thread-safe.
 #pragma once
@@ -12,14 +13,20 @@
 #include <string>
 #include <utility>
 
+#include "absl/status/status.h"
 #include "runtime/engine/request.h"
 
 namespace spotd::server {
 
+// How many calls may send their input at a time.
+struct UploadLimits {
+  int32_t all = 0;               // 0 = any number
+  int32_t tenant_percent = 100;  // of `all`, that one tenant's may be; at least one
+};
+
 class RunningCalls {
  public:
-  // 0 = any number of uploads at a time.
-  explicit RunningCalls(int32_t max_uploads = 0) : max_uploads_(max_uploads) {}
+  explicit RunningCalls(const UploadLimits& limits = {});
   // Every handle must be gone. A call's last owner may be a task of the writer thread, long after
   // gRPC is done with the call: the executors end first.
   ~RunningCalls();
@@ -39,6 +46,8 @@ class RunningCalls {
         : calls_(std::exchange(other.calls_, nullptr)), key_(other.key_) {}
     Handle& operator=(Handle&& other) noexcept;
     ~Handle();
+    // The client has sent something.
+    void Heard();
 
    private:
     friend class RunningCalls;
@@ -58,33 +67,39 @@ class RunningCalls {
   // they would add to goes with the server.
   void DrainUploads();
   bool drains_uploads() const;
+  // Ends the calls that still send their input and have sent nothing since `before`.
+  void EndStalledUploads(engine::Clock::time_point before);
   // Ends every call: the server waits no longer.
   void DrainAll();
 
-  // False when as many uploads are going on as may; else LeaveUpload must follow.
-  [[nodiscard]] bool EnterUpload();
-  void LeaveUpload();
+  // RESOURCE_EXHAUSTED (UPLOAD_LIMIT, TENANT_UPLOAD_LIMIT) when as many uploads are going on as
+  // may; else LeaveUpload must follow.
+  absl::Status EnterUpload(const std::string& tenant);
+  void LeaveUpload(const std::string& tenant);
   int32_t uploads() const;
-  int32_t max_uploads() const { return max_uploads_; }
 
  private:
   struct Running {
     Names names;
     std::shared_ptr<engine::CancelToken> cancel;
     std::function<void()> on_end;
+    engine::Clock::time_point heard;  // when the client last sent something
   };
   // `matches` is asked about each Running.
   template <typename Matches>
   int32_t EndIf(const Matches& matches, void (engine::CancelToken::*end)());
+  void Heard(uint64_t key);
   void Remove(uint64_t key);
 
-  const int32_t max_uploads_;
+  const UploadLimits limits_;
+  const int32_t tenant_limit_;  // 0 = none
   mutable std::mutex mutex_;
   // Guarded by mutex_:
   bool drains_uploads_ = false;
   std::map<uint64_t, Running> calls_;
   uint64_t next_key_ = 0;
   int32_t uploads_ = 0;
+  std::map<std::string, int32_t> uploads_by_tenant_;
 };
 
 }  // namespace spotd::server

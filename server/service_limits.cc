@@ -8,6 +8,9 @@ void AddServiceLimits(ServiceLimits* limits, OptionTable* table) {
              &limits->max_waiting_tokens, 0, 1 << 30);
   table->Add("max_uploads", "Append calls that send their input at a time; 0 = no bound.",
              &limits->max_uploads, 0, 1 << 20);
+  table->Add("upload_timeout",
+             "An Append that sends nothing for so long before its end is ended; 0s = never.",
+             &limits->upload_timeout);
   table->Add("session_ttl", "Sessions end when unused for so long; 0s = never.",
              &limits->session_ttl);
   table->Add("max_session_ttl", "The longest such time a client may ask for; 0s = any.",
@@ -19,6 +22,9 @@ void AddServiceLimits(ServiceLimits* limits, OptionTable* table) {
   table->Add("tenant_max_requests",
              "Requests that a tenant may have running and queued; 0 = no bound.",
              &limits->tenant_max_requests, 0, 1 << 20);
+  table->Add("tenant_upload_percent",
+             "Share of `max_uploads` that a tenant may have going on, at least one.",
+             &limits->tenant_upload_percent, 1, 100);
   table->Add("tenant_kv_percent", "Share of the KV cache that a tenant may hold.",
              &limits->tenant_kv_percent, 1, 100);
   table->Add("prefix_sharing", "A tenant's sessions that begin alike share the beginning's KV.",

@@ -13,11 +13,13 @@ namespace spotd::server {
 struct ServiceLimits {
   int32_t max_waiting_tokens = 0;  // 0 = no bound, here and below
   int32_t max_uploads = 64;
+  std::chrono::milliseconds upload_timeout{60'000};  // 0 = none
   std::chrono::milliseconds session_ttl{0};
   std::chrono::milliseconds max_session_ttl{0};
   int32_t tenant_max_sessions = 0;
   int32_t tenant_max_tokens = 0;
   int32_t tenant_max_requests = 0;
+  int32_t tenant_upload_percent = 50;
   int32_t tenant_kv_percent = 100;
   bool prefix_sharing = true;
   int32_t prefix_cache_percent = 50;

@@ -88,6 +88,9 @@ constexpr ReasonInfo kCatalogue[] = {
     {reason::kTenantRequestLimit, Code::kResourceExhausted, true, "limit",
      "As many of the caller's requests are in the server as may be.",
      "Wait for some of them to end."},
+    {reason::kTenantUploadLimit, Code::kResourceExhausted, true, "limit",
+     "As many of the caller's Append calls are sending their input as may at a time.",
+     "Wait for some of them to end."},
     {reason::kTenantKvLimit, Code::kResourceExhausted, true, "limit",
      "The caller's running requests hold as much of the KV cache as they may. A reply that grows "
      "into the limit ends with this, and its session keeps what was delivered, or nothing of it "
@@ -107,6 +110,10 @@ constexpr ReasonInfo kCatalogue[] = {
      "The session was deleted under the call.", ""},
     {reason::kDeadlineExceeded, Code::kDeadlineExceeded, false, "",
      "The call's deadline passed while it ran.", "Continue the session with another call."},
+    {reason::kUploadStalled, Code::kDeadlineExceeded, false, "",
+     "An Append sent nothing for `--upload_timeout` before the end of its input. Nothing of it was "
+     "appended.",
+     "Send it again, and its pieces without long pauses."},
     {reason::kEngineFault, Code::kInternal, false, "",
      "A step failed. The request is lost, the session is not.",
      "Report it; the server's log has more."},

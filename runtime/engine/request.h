@@ -61,12 +61,14 @@ struct Sampling {
 // cause counts. Thread-safe.
 class CancelToken {
  public:
-  enum class Cause : uint8_t { kNone, kClient, kAborted, kDrained };
+  enum class Cause : uint8_t { kNone, kClient, kAborted, kDrained, kStalled };
   void Cancel() { Set(Cause::kClient); }
   // By someone else than the caller.
   void Abort() { Set(Cause::kAborted); }
   // By a server that shuts down and waits no longer.
   void Drain() { Set(Cause::kDrained); }
+  // By a server that waits no longer for the rest of the client's input.
+  void Stall() { Set(Cause::kStalled); }
   Cause cause() const { return cause_.load(std::memory_order_relaxed); }
   bool cancelled() const { return cause() != Cause::kNone; }
 

@@ -52,8 +52,9 @@ absl::Status CheckRequestId(std::string_view id) {
   const bool printable =
       std::all_of(id.begin(), id.end(), [](char c) { return c > ' ' && c <= '~'; });
   if (printable && id.size() <= kMaxRequestIdBytes) return absl::OkStatus();
-  return Invalid(reason::kInvalidField, "request_id",
-                 Concat("must be printable ASCII without spaces, of at most ", kMaxRequestIdBytes, " bytes"));
+  return Invalid(
+      reason::kInvalidField, "request_id",
+      Concat("must be printable ASCII without spaces, of at most ", kMaxRequestIdBytes, " bytes"));
 }
 
 absl::Status CheckLogitBias(const Sampling& sampling, int32_t vocab) {
@@ -254,6 +255,10 @@ absl::Status StatusOf(CancelToken::Cause cause) {
       return MakeError(absl::StatusCode::kUnavailable,
                        "the server shut down before the call had come to its end",
                        {.reason = reason::kDraining});
+    case CancelToken::Cause::kStalled:
+      return MakeError(absl::StatusCode::kDeadlineExceeded,
+                       "the client sent nothing for too long before the end of its input",
+                       {.reason = reason::kUploadStalled});
     case CancelToken::Cause::kNone:
       break;
   }

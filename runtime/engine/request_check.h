@@ -47,8 +47,8 @@ absl::Status CheckContext(int64_t tokens, int32_t limit);
 // INVALID_ARGUMENT (INVALID_UTF8), naming the first bad byte and `field`.
 absl::Status CheckUtf8(std::string_view text, std::string_view field);
 
-// Why a call was ended from outside: CANCELLED (CANCELLED, CALL_ABORTED) or UNAVAILABLE (DRAINING);
-// OK while it was not.
+// Why a call was ended from outside: CANCELLED (CANCELLED, CALL_ABORTED), UNAVAILABLE (DRAINING) or
+// DEADLINE_EXCEEDED (UPLOAD_STALLED); OK while it was not.
 absl::Status StatusOf(CancelToken::Cause cause);
 
 }  // namespace spotd::engine

@@ -321,5 +321,37 @@ TEST_F(ApiDepthTest, AbortEndsAnUpload) {
   server_.ExpectServing();
 }
 
+// Whoever sends something now and then may go on. One that stops sending is ended, and what it sent
+// is not in the session.
+TEST_F(ApiDepthTest, AStalledUploadEnds) {
+  const std::string session = server_.NewSession();
+  grpc::ClientContext context;
+  const auto stream = server_.inference().Append(&context);
+  v1::AppendRequest piece;
+  piece.set_session(session);
+  *piece.add_input() = Text("the beginning");
+  // When a message has been written the one before it has been read.
+  const auto write = [&] {
+    ASSERT_TRUE(stream->Write(piece));
+    piece.clear_session();
+  };
+  write();
+  write();
+  const auto before = engine::Clock::now();
+  for (int i = 0; i < 3; ++i) write();
+  server_.context().calls->EndStalledUploads(before);
+  write();
+  write();
+  server_.context().calls->EndStalledUploads(engine::Clock::now() + std::chrono::hours(1));
+  v1::AppendResponse response;
+  EXPECT_FALSE(stream->Read(&response));
+  const grpc::Status status = stream->Finish();
+  EXPECT_EQ(status.error_code(), grpc::DEADLINE_EXCEEDED);
+  EXPECT_EQ(InfoOf(status).reason(), "UPLOAD_STALLED");
+  EXPECT_EQ(server_.GetSession(session).token_count(), 0);
+  EXPECT_EQ(server_.GetSession(session).state(), v1::Session::STATE_IDLE);
+  server_.ExpectServing();
+}
+
 }  // namespace
 }  // namespace spotd::testing

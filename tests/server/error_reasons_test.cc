@@ -85,6 +85,25 @@ grpc::Status SessionsAtMost(const engine::SessionLimits& limits) {
   return Sent(engine->CreateSession({}).status());
 }
 
+// One that comes while another is sending its input.
+grpc::Status AppendBesideAnOpenOne(std::vector<std::string> flags) {
+  TestServer server(128, std::move(flags));
+  const std::string session = server.NewSession();
+  grpc::ClientContext context;
+  const auto open = server.inference().Append(&context);
+  v1::AppendRequest request;
+  request.set_session(session);
+  EXPECT_TRUE(open->Write(request));
+  EXPECT_TRUE(Eventually([&] { return server.context().calls->uploads() == 1; }));
+  const grpc::Status status = server.Append(server.NewSession(), {Text("x")}).status;
+  context.TryCancel();
+  (void)open->Finish();
+  EXPECT_TRUE(Eventually([&] { return server.context().calls->uploads() == 0; }))
+      << "its place did not come back";
+  EXPECT_TRUE(server.Append(server.NewSession(), {Text("x")}).status.ok());
+  return status;
+}
+
 // Ends a Generate on a session in the middle.
 grpc::Status Interrupt(
     const std::function<void(engine::Engine*, engine::Call*, std::string)>& how) {
@@ -304,23 +323,20 @@ std::map<std::string, Case> LimitCases() {
          return v1::ModelService::NewStub(busy->server()->InProcessChannel({}))
              ->ListModels(&call, {}, &response);
        }},
-      {reason::kUploadLimit,
+      {reason::kUploadLimit, [] { return AppendBesideAnOpenOne({"--max_uploads=1"}); }},
+      {reason::kTenantUploadLimit, [] { return AppendBesideAnOpenOne({"--max_uploads=2"}); }},
+      {reason::kUploadStalled,
        [] {
-         TestServer server(128, {"--max_uploads=1"});
-         const std::string session = server.NewSession();
+         TestServer server;
          grpc::ClientContext context;
          const auto open = server.inference().Append(&context);
-         v1::AppendRequest request;
-         request.set_session(session);
-         EXPECT_TRUE(open->Write(request));
-         EXPECT_TRUE(Eventually([&] { return server.context().calls->uploads() == 1; }));
-         const grpc::Status status = server.Append(server.NewSession(), {Text("x")}).status;
-         context.TryCancel();
-         (void)open->Finish();
-         EXPECT_TRUE(Eventually([&] { return server.context().calls->uploads() == 0; }))
-             << "its place did not come back";
-         EXPECT_TRUE(server.Append(server.NewSession(), {Text("x")}).status.ok());
-         return status;
+         server::RunningCalls* calls = server.context().calls;
+         EXPECT_TRUE(Eventually([&] { return calls->uploads() == 1; }));
+         EXPECT_TRUE(Eventually([&] {
+           calls->EndStalledUploads(engine::Clock::now());
+           return calls->uploads() == 0;
+         }));
+         return open->Finish();
        }},
       {reason::kKvExhausted,
        [] {

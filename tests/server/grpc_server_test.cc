@@ -366,5 +366,20 @@ TEST(LifecycleTest, UploadsEndAtOnce) {
   run.join();
 }
 
+TEST(LifecycleTest, UploadsThatStallEnd) {
+  server::BlockShutdownSignals();
+  TestServer server;
+  grpc::ClientContext context;
+  const auto upload = server.inference().Append(&context);
+  server::Lifecycle lifecycle({.upload_timeout = std::chrono::milliseconds(1)}, &server.engine(),
+                              &server.rpc_metrics(), server.context().calls, &server.grpc());
+  std::thread run([&] { lifecycle.Run(); });
+  const grpc::Status status = upload->Finish();
+  EXPECT_EQ(status.error_code(), grpc::DEADLINE_EXCEEDED);
+  EXPECT_EQ(InfoOf(status).reason(), "UPLOAD_STALLED");
+  pthread_kill(run.native_handle(), SIGTERM);
+  run.join();
+}
+
 }  // namespace
 }  // namespace spotd::testing

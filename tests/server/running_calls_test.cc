@@ -6,10 +6,16 @@
 #include <thread>
 #include <vector>
 
+#include "runtime/engine/errors.h"
+
 namespace spotd::server {
 namespace {
 
 using Cause = engine::CancelToken::Cause;
+
+std::string ReasonOf(const absl::Status& status) {
+  return engine::GetErrorDetails(status).reason;
+}
 
 struct RunningCall {
   std::shared_ptr<engine::CancelToken> cancel = std::make_shared<engine::CancelToken>();
@@ -60,43 +66,77 @@ TEST(RunningCallsTest, DrainsUploadsFirst) {
 }
 
 TEST(RunningCallsTest, BoundsUploads) {
-  RunningCalls calls(2);
-  EXPECT_TRUE(calls.EnterUpload());
-  EXPECT_TRUE(calls.EnterUpload());
-  EXPECT_FALSE(calls.EnterUpload());
+  RunningCalls calls({.all = 2});
+  EXPECT_TRUE(calls.EnterUpload("a").ok());
+  EXPECT_TRUE(calls.EnterUpload("a").ok());
+  EXPECT_EQ(ReasonOf(calls.EnterUpload("b")), "UPLOAD_LIMIT");
   EXPECT_EQ(calls.uploads(), 2);
-  calls.LeaveUpload();
-  EXPECT_TRUE(calls.EnterUpload());
+  calls.LeaveUpload("a");
+  EXPECT_TRUE(calls.EnterUpload("b").ok());
+}
+
+TEST(RunningCallsTest, LeavesUploadsToOtherTenants) {
+  RunningCalls calls({.all = 5, .tenant_percent = 50});
+  EXPECT_TRUE(calls.EnterUpload("a").ok());
+  EXPECT_TRUE(calls.EnterUpload("a").ok());
+  EXPECT_EQ(ReasonOf(calls.EnterUpload("a")), "TENANT_UPLOAD_LIMIT");
+  EXPECT_TRUE(calls.EnterUpload("b").ok());
+  calls.LeaveUpload("a");
+  EXPECT_TRUE(calls.EnterUpload("a").ok());
+  RunningCalls few({.all = 1, .tenant_percent = 50});
+  EXPECT_TRUE(few.EnterUpload("a").ok()) << "a tenant may always have one";
+  RunningCalls any({.all = 0, .tenant_percent = 1});
+  EXPECT_TRUE(any.EnterUpload("a").ok());
+  EXPECT_TRUE(any.EnterUpload("a").ok()) << "a share of no bound is none";
+}
+
+TEST(RunningCallsTest, EndsUploadsThatStall) {
+  RunningCalls calls;
+  RunningCall stalled, heard, sent;
+  stalled.Announce(&calls, {"a", "1", ""}, true);
+  heard.Announce(&calls, {"a", "2", ""}, true);
+  sent.Announce(&calls, {"a", "3", ""}, false);
+  const auto before = engine::Clock::now() + std::chrono::nanoseconds(1);
+  while (engine::Clock::now() < before) {
+  }
+  heard.handle.Heard();
+  calls.EndStalledUploads(before);
+  EXPECT_EQ(stalled.cancel->cause(), Cause::kStalled);
+  EXPECT_EQ(stalled.told->load(), 1);
+  EXPECT_EQ(heard.cancel->cause(), Cause::kNone);
+  EXPECT_EQ(sent.cancel->cause(), Cause::kNone) << "it waits for the server, not for its client";
 }
 
 // Calls come, change and go while others end them.
 TEST(RunningCallsTest, FromManyThreadsAtOnce) {
-  RunningCalls calls(3);
+  RunningCalls calls({.all = 3});
   std::atomic<bool> stop = false;
   std::thread aborter([&] {
     while (!stop) {
       calls.AbortSession("a", "sessions/x");
       calls.DrainUploads();
+      calls.EndStalledUploads(engine::Clock::now());
     }
   });
   std::vector<std::thread> clients;
   for (int client = 0; client < 4; ++client) {
     clients.emplace_back([&] {
       for (int i = 0; i < 300; ++i) {
-        const bool entered = calls.EnterUpload();
+        const bool entered = calls.EnterUpload("a").ok();
         RunningCall call;
         call.Announce(&calls, {"a", "1", ""}, true);
         call.Announce(&calls, {"a", "1", "sessions/x"}, true);
         std::this_thread::yield();
+        call.handle.Heard();
         call.Announce(&calls, {"a", "1", "sessions/x"}, false);
-        if (entered) calls.LeaveUpload();
+        if (entered) calls.LeaveUpload("a");
       }
     });
   }
   for (std::thread& client : clients) client.join();
   stop = true;
   aborter.join();
-  EXPECT_TRUE(calls.EnterUpload());
+  EXPECT_TRUE(calls.EnterUpload("a").ok());
 }
 
 }  // namespace
