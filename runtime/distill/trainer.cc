@@ -28,6 +28,45 @@ int64_t StepsOf(const TrainerOptions& options) {
   return std::max<int64_t>(1, options.tokens / per_step);
 }
 
+// An option and where it may lie.
+struct Range {
+  const char* option;
+  double value;
+  double least;
+  double most;
+};
+
+absl::Status CheckRanges(const TrainerOptions& options) {
+  constexpr double kTokens = 1e15;    // sums of which fit 64 bits
+  constexpr double kPositions = 1e9;  // two of which fit 32 bits
+  const Range ranges[] = {{"--heads", double(options.selector.heads), 1, model::kMaxSelectorHeads},
+                          {"--queries", double(options.queries), 1, 65536},
+                          {"--sequences", double(options.sequences_per_step), 1, 65536},
+                          {"--tokens", double(options.tokens), 1, kTokens},
+                          {"--lr", options.learning_rate.peak, 1e-12, 1e38},
+                          {"--warmup", double(options.learning_rate.warmup_steps), 0, kTokens},
+                          {"--input_rms", options.input_rms, 0, 1e6},
+                          {"--clip", options.clip_norm, 1e-12, 1e30},
+                          {"--full_weight", options.full_weight, 0, 1e6},
+                          {"--residual_weight", options.residual_weight, 0, 1e6},
+                          {"--teacher_power", options.teacher_power, -16, 16},
+                          {"--group_power", options.group_power, 0, 16},
+                          {"--sparse_stage", options.sparse_stage, 0, 1},
+                          {"--sparse_fraction", options.sparse_fraction, 1e-6, 1},
+                          {"--round_keys", options.rounding_stage, 0, 1},
+                          {"--sink_tokens", double(options.sink_tokens), 0, kPositions},
+                          {"--recency_tokens", double(options.recency_tokens), 0, kPositions},
+                          {"--skip", options.skip.probability, 0, 1},
+                          {"--serve_length", double(options.skip.max_position), 1, kPositions}};
+  for (const Range& range : ranges) {
+    // Written so that NaN is refused.
+    if (range.value >= range.least && range.value <= range.most) continue;
+    return InvalidArgument(range.option, " must be in ", range.least, "..", range.most, ", got ",
+                           range.value);
+  }
+  return absl::OkStatus();
+}
+
 absl::Status CheckOptions(const TrainerOptions& options, const model::ModelConfig& model,
                           const model::Limits& limits) {
   if (options.selector.groups != 1 && options.selector.groups != model.kv_heads) {
@@ -43,12 +82,7 @@ absl::Status CheckOptions(const TrainerOptions& options, const model::ModelConfi
     return InvalidArgument("--length must be in 2..", limits.max_prefill_chunk, ", got ",
                            options.length);
   }
-  if (options.queries < 1)
-    return InvalidArgument("--queries must be at least 1, got ", options.queries);
-  if (options.sequences_per_step < 1) {
-    return InvalidArgument("--sequences must be at least 1, got ", options.sequences_per_step);
-  }
-  return absl::OkStatus();
+  return CheckRanges(options);
 }
 
 absl::StatusOr<std::vector<float>> LayerScales(kernels::Backend* backend,
@@ -161,7 +195,8 @@ kernels::DistillArgs Trainer::Impl::SharedArgs(int32_t num_queries, Stage stage)
   args.residual_weight = options.residual_weight;
   args.sparse_fraction = stage.sparse ? options.sparse_fraction : 0.0f;
   args.recall_fraction = kRecallFraction;
-  args.gradient_scale = 1.0f / static_cast<float>(options.queries * options.sequences_per_step);
+  args.gradient_scale =
+      1.0f / (static_cast<float>(options.queries) * static_cast<float>(options.sequences_per_step));
   return args;
 }
 
@@ -317,7 +352,7 @@ absl::StatusOr<StepReport> Trainer::Step() {
 absl::StatusOr<StepReport> Trainer::Evaluate(int64_t sequences) {
   Impl& t = *impl_;
   const int64_t count = std::min(sequences, t.corpus->num_held_out());
-  if (count == 0) return FailedPrecondition("no held-out text: give several documents");
+  if (count <= 0) return FailedPrecondition("no held-out text: give several documents");
   Batch batch;
   for (int64_t i = 0; i < count; ++i) {
     batch.tokens.push_back(t.corpus->HeldOutSequence(i));

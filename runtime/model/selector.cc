@@ -93,7 +93,7 @@ absl::StatusOr<SelectorConfig> ReadConfig(const formats::SafetensorsFile& file) 
   MetadataReader reader(file);
   const std::string version = reader.Text("format_version");
   SelectorConfig config;
-  config.heads = reader.Number<int32_t>("heads", 1, 64);
+  config.heads = reader.Number<int32_t>("heads", 1, kMaxSelectorHeads);
   if (reader.Has("groups")) config.groups = reader.Number<int32_t>("groups", 1, 1024);
   config.dim = reader.Number<int32_t>("dim", 32, 256);
   config.rope_theta = reader.Number<double>("rope_theta", 1.0, 1e12);

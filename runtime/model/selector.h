@@ -24,8 +24,10 @@
 
 namespace spotd::model {
 
+inline constexpr int32_t kMaxSelectorHeads = 64;
+
 struct SelectorConfig {
-  int32_t heads = 4;
+  int32_t heads = 4;  // 1..kMaxSelectorHeads
   // How many choices a layer makes: 1, shared by all its heads, or one for each KV head of the
   // model. Groups share queries and keys and have mixing weights of their own.
   int32_t groups = 1;

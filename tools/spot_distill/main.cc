@@ -120,7 +120,7 @@ absl::StatusOr<TrainerOptions> OptionsFromFlags(const model::ModelConfig& model)
   TrainerOptions options;
   options.selector.heads = absl::GetFlag(FLAGS_heads);
   SPOTD_ASSIGN_OR_RETURN(options.selector.groups, GroupsFromFlag(model));
-  options.selector.dim = absl::GetFlag(FLAGS_dim) > 0 ? absl::GetFlag(FLAGS_dim) : model.head_dim;
+  options.selector.dim = absl::GetFlag(FLAGS_dim) != 0 ? absl::GetFlag(FLAGS_dim) : model.head_dim;
   options.selector.rope_theta = model.rope.theta;
   options.length = absl::GetFlag(FLAGS_length);
   options.selector.training_length = options.length;
@@ -141,7 +141,7 @@ absl::StatusOr<TrainerOptions> OptionsFromFlags(const model::ModelConfig& model)
   options.sink_tokens = absl::GetFlag(FLAGS_sink_tokens);
   options.recency_tokens = absl::GetFlag(FLAGS_recency_tokens);
   options.skip.probability = absl::GetFlag(FLAGS_skip);
-  options.skip.max_position = absl::GetFlag(FLAGS_serve_length) > 0
+  options.skip.max_position = absl::GetFlag(FLAGS_serve_length) != 0
                                   ? absl::GetFlag(FLAGS_serve_length)
                                   : model.context_length;
   options.seed = static_cast<uint64_t>(absl::GetFlag(FLAGS_seed));

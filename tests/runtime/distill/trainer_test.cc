@@ -4,10 +4,12 @@
 
 #include <sys/resource.h>
 
+#include <cmath>
 #include <csignal>
 #include <cstring>
 #include <filesystem>
 #include <fstream>
+#include <functional>
 #include <iterator>
 
 #include "gmock/gmock.h"
@@ -206,6 +208,51 @@ TEST_F(TrainerTest, OnlyDimsThatASelectorFileMayHaveAreTrained) {
   }
 }
 
+TEST_F(TrainerTest, OptionsOutOfRangeAreRefusedByName) {
+  const double nan = std::nan("");
+  const auto refused = [&](const char* option, const std::function<void(TrainerOptions&)>& change) {
+    TrainerOptions options = Options();
+    change(options);
+    const auto trainer =
+        Trainer::Create(backend_.get(), transformer_.get(), store_.get(), corpus_.get(),
+                        *kernels::CreateDistillKernels(backend_.get(), 1), options);
+    EXPECT_EQ(trainer.status().code(), absl::StatusCode::kInvalidArgument) << option;
+    EXPECT_THAT(std::string(trainer.status().message()), HasSubstr(std::string(option) + " must"));
+  };
+  refused("--heads", [](TrainerOptions& o) { o.selector.heads = 0; });
+  refused("--heads", [](TrainerOptions& o) { o.selector.heads = model::kMaxSelectorHeads + 1; });
+  refused("--queries", [](TrainerOptions& o) { o.queries = 2'000'000'000; });
+  refused("--sequences", [](TrainerOptions& o) { o.sequences_per_step = 2'000'000'000; });
+  refused("--tokens", [](TrainerOptions& o) { o.tokens = 0; });
+  refused("--lr", [&](TrainerOptions& o) { o.learning_rate.peak = nan; });
+  refused("--lr", [](TrainerOptions& o) { o.learning_rate.peak = -1; });
+  refused("--warmup", [](TrainerOptions& o) { o.learning_rate.warmup_steps = -1; });
+  refused("--input_rms", [&](TrainerOptions& o) { o.input_rms = static_cast<float>(nan); });
+  refused("--clip", [](TrainerOptions& o) { o.clip_norm = -1; });
+  refused("--full_weight", [](TrainerOptions& o) { o.full_weight = -1; });
+  refused("--residual_weight", [](TrainerOptions& o) { o.residual_weight = HUGE_VALF; });
+  refused("--teacher_power", [&](TrainerOptions& o) { o.teacher_power = static_cast<float>(nan); });
+  refused("--group_power", [](TrainerOptions& o) { o.group_power = -1; });
+  refused("--sparse_stage", [](TrainerOptions& o) { o.sparse_stage = 2; });
+  refused("--sparse_fraction", [](TrainerOptions& o) { o.sparse_fraction = 0; });
+  refused("--round_keys", [&](TrainerOptions& o) { o.rounding_stage = nan; });
+  refused("--sink_tokens", [](TrainerOptions& o) { o.sink_tokens = -1; });
+  refused("--recency_tokens", [](TrainerOptions& o) { o.recency_tokens = -1; });
+  refused("--recency_tokens", [](TrainerOptions& o) { o.recency_tokens = 2'000'000'000; });
+  refused("--skip", [](TrainerOptions& o) { o.skip.probability = 7; });
+  refused("--serve_length", [](TrainerOptions& o) { o.skip.max_position = -4; });
+}
+
+TEST_F(TrainerTest, MoreReservedTokensThanASequenceHasTrainWithoutAResidual) {
+  TrainerOptions options = Options();
+  options.sink_tokens = 1'000'000'000;
+  options.recency_tokens = 1'000'000'000;
+  options.tokens = int64_t{kLength} * options.sequences_per_step;
+  const auto report = NewTrainer(options)->Step();
+  ASSERT_TRUE(report.ok()) << report.status();
+  EXPECT_EQ(report->residual_kl, 0);
+}
+
 TEST_F(TrainerTest, ResumingContinuesBitForBit) {
   const auto whole = NewTrainer(Options());
   while (!whole->done()) ASSERT_TRUE(whole->Step().ok());
@@ -286,7 +333,8 @@ TEST_F(TrainerTest, APathThatCannotBeWrittenIsAnError) {
 TEST_F(TrainerTest, ALossThatIsNoNumberStopsAndKeepsTheLastGoodCheckpoint) {
   TrainerOptions options = Options();
   options.clip_norm = 1e30;
-  options.learning_rate.peak = 1e39;  // no float
+  options.learning_rate.peak = 1e38;  // times a layer's scale no float
+  options.input_rms = 1e6f;
   const auto trainer = NewTrainer(options);
   ASSERT_TRUE(trainer->SaveCheckpoint(Path("checkpoint")).ok());
   const std::string good = Contents("checkpoint");
