@@ -7,6 +7,7 @@
 #include <utility>
 
 #include "kernels/core/status.h"
+#include "runtime/text/utf8.h"
 
 namespace spotd::model {
 namespace {
@@ -153,6 +154,12 @@ absl::Status CheckTensorKnown(const ModelConfig& config, const std::string& name
     return DataLoss(file, ": tensor ", name, " is beyond the model's ", config.layers, " layers");
   }
   return absl::OkStatus();
+}
+
+std::string DisplayName(std::string_view name) {
+  std::string out;
+  text::AppendLossyUtf8(name, /*final=*/true, &out);
+  return out;
 }
 
 std::optional<std::string> GgufTensorName(std::string_view hugging_face_name) {

@@ -31,6 +31,10 @@ absl::Status CheckTensorKnown(const ModelConfig& config, const std::string& name
 std::optional<std::string> GgufTensorName(std::string_view hugging_face_name);
 std::optional<std::string> HuggingFaceTensorName(std::string_view gguf_name);
 
+// A file's or directory's name as clients see it: bytes that are not UTF-8, which neither gRPC nor
+// JSON carry, become U+FFFD.
+std::string DisplayName(std::string_view name);
+
 // GGUF metadata -> configuration and text side.
 absl::StatusOr<ModelConfig> ReadGgufConfig(const formats::GgufFile& file);
 absl::StatusOr<text::TokenizerData> ReadGgufTokenizer(const formats::GgufFile& file);

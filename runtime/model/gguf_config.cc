@@ -186,7 +186,7 @@ std::vector<int32_t> ReadEndTokens(const formats::GgufFile& file, int32_t vocab)
 // "SmolLM2-135M-Instruct.Q4_1.gguf" -> "SmolLM2-135M-Instruct": people know a model by its file's
 // name better than by general.name, which converters derive from training runs.
 std::string NameFromFile(const std::string& path) {
-  std::string name = std::filesystem::path(path).stem().string();
+  std::string name = DisplayName(std::filesystem::path(path).stem().string());
   const size_t dot = name.find_last_of(".-");
   if (dot == std::string::npos || dot == 0) return name;
   const std::string suffix = name.substr(dot + 1);

@@ -195,7 +195,7 @@ absl::StatusOr<ModelConfig> ReadHfConfig(std::string_view config_json,
   SPOTD_RETURN_IF_ERROR(ReadRope(object, what, reader, &config));
   SPOTD_RETURN_IF_ERROR(reader.status());
   SPOTD_RETURN_IF_ERROR(CheckConfig(config, what));
-  config.name = std::filesystem::weakly_canonical(directory).filename().string();
+  config.name = DisplayName(std::filesystem::weakly_canonical(directory).filename().string());
   if (!generation_config_json.empty()) {
     const std::string generation = directory + "/generation_config.json";
     SPOTD_ASSIGN_OR_RETURN(const json defaults,

@@ -90,6 +90,12 @@ TEST_F(GgufSourceTest, ReadsConfig) {
   EXPECT_EQ((*source)->Tensor("lm_head.weight").status().code(), absl::StatusCode::kNotFound);
 }
 
+TEST_F(GgufSourceTest, ANameThatIsNotUtf8IsShownWithoutTheBrokenBytes) {
+  const auto source = OpenModel(dir_.Write("mod\xe9l.Q4_1.gguf", original_));
+  ASSERT_TRUE(source.ok()) << source.status();
+  EXPECT_EQ((*source)->config().name, "mod\xEF\xBF\xBDl");
+}
+
 TEST_F(GgufSourceTest, ReadsTokenizer) {
   const auto source = OpenModel(ModelPath("qwen2.F16.gguf"));
   ASSERT_TRUE(source.ok()) << source.status();

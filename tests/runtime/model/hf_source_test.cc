@@ -88,6 +88,15 @@ TEST_F(HfSourceTest, ReadsTheOlderFormOfRopeScaling) {
   EXPECT_EQ((*plain)->config().rope.theta, 10000.0);
 }
 
+// A name goes to clients in protobuf messages and into selector files, which hold UTF-8 only.
+TEST_F(HfSourceTest, ANameThatIsNotUtf8IsShownWithoutTheBrokenBytes) {
+  const std::string moved = dir_.path() + "/mod\xe9l";
+  std::filesystem::copy(ModelPath("qwen2"), moved);
+  const auto source = OpenModel(moved);
+  ASSERT_TRUE(source.ok()) << source.status();
+  EXPECT_EQ((*source)->config().name, "mod\xEF\xBF\xBDl");
+}
+
 TEST_F(HfSourceTest, SeparateChatTemplateWins) {
   dir_.Write("chat_template.jinja", "{{ 'hello' }}");
   const auto source = OpenModel(dir_.path());
