@@ -22,36 +22,6 @@ using Metadata = std::map<std::string, std::string>;
 
 constexpr const char* kStepKey = "next_step";
 
-// Every option that changes what a step computes.
-Metadata Identity(const TrainerOptions& o, const model::ModelConfig& model) {
-  return {{"config_hash", model.Fingerprint()},
-          {"heads", Concat(o.selector.heads)},
-          {"groups", Concat(o.selector.groups)},
-          {"dim", Concat(o.selector.dim)},
-          {"rope_theta", Concat(o.selector.rope_theta)},
-          {"length", Concat(o.length)},
-          {"sequences", Concat(o.sequences_per_step)},
-          {"tokens", Concat(o.tokens)},
-          {"queries", Concat(o.queries)},
-          {"learning_rate", Concat(o.learning_rate.peak)},
-          {"warmup", Concat(o.learning_rate.warmup_steps)},
-          {"input_rms", Concat(o.input_rms)},
-          {"clip", Concat(o.clip_norm)},
-          {"full_weight", Concat(o.full_weight)},
-          {"residual_weight", Concat(o.residual_weight)},
-          {"teacher_power", Concat(o.teacher_power)},
-          {"group_power", Concat(o.group_power)},
-          {"sparse_stage", Concat(o.sparse_stage)},
-          {"sparse_fraction", Concat(o.sparse_fraction)},
-          {"rounding_stage", Concat(o.rounding_stage)},
-          {"rounded_keys", Concat(static_cast<int>(o.rounded_keys))},
-          {"sink_tokens", Concat(o.sink_tokens)},
-          {"recency_tokens", Concat(o.recency_tokens)},
-          {"skip_probability", Concat(o.skip.probability)},
-          {"skip_max_position", Concat(o.skip.max_position)},
-          {"seed", Concat(o.seed)}};
-}
-
 SafetensorsOutput FlatOutput(const std::string& name, const std::vector<float>& values) {
   return {name,
           "F32",
@@ -85,8 +55,38 @@ absl::StatusOr<int64_t> StepOf(const formats::SafetensorsFile& file) {
 
 }  // namespace
 
-absl::Status WriteCheckpoint(const std::string& path, const TrainerOptions& options,
-                             const model::ModelConfig& model, int64_t next_step,
+RunIdentity IdentityOf(const TrainerOptions& o, const model::ModelConfig& model,
+                       const std::string& corpus_fingerprint) {
+  return {{"config_hash", model.Fingerprint()},
+          {"corpus", corpus_fingerprint},
+          {"heads", Concat(o.selector.heads)},
+          {"groups", Concat(o.selector.groups)},
+          {"dim", Concat(o.selector.dim)},
+          {"rope_theta", Concat(o.selector.rope_theta)},
+          {"length", Concat(o.length)},
+          {"sequences", Concat(o.sequences_per_step)},
+          {"tokens", Concat(o.tokens)},
+          {"queries", Concat(o.queries)},
+          {"learning_rate", Concat(o.learning_rate.peak)},
+          {"warmup", Concat(o.learning_rate.warmup_steps)},
+          {"input_rms", Concat(o.input_rms)},
+          {"clip", Concat(o.clip_norm)},
+          {"full_weight", Concat(o.full_weight)},
+          {"residual_weight", Concat(o.residual_weight)},
+          {"teacher_power", Concat(o.teacher_power)},
+          {"group_power", Concat(o.group_power)},
+          {"sparse_stage", Concat(o.sparse_stage)},
+          {"sparse_fraction", Concat(o.sparse_fraction)},
+          {"rounding_stage", Concat(o.rounding_stage)},
+          {"rounded_keys", Concat(static_cast<int>(o.rounded_keys))},
+          {"sink_tokens", Concat(o.sink_tokens)},
+          {"recency_tokens", Concat(o.recency_tokens)},
+          {"skip_probability", Concat(o.skip.probability)},
+          {"skip_max_position", Concat(o.skip.max_position)},
+          {"seed", Concat(o.seed)}};
+}
+
+absl::Status WriteCheckpoint(const std::string& path, const RunIdentity& run, int64_t next_step,
                              const Parameters& parameters) {
   const std::vector<float> weights = parameters.Download(parameters.weights());
   if (!std::all_of(weights.begin(), weights.end(), [](float w) { return std::isfinite(w); })) {
@@ -94,7 +94,7 @@ absl::Status WriteCheckpoint(const std::string& path, const TrainerOptions& opti
   }
   const std::vector<float> first = parameters.Download(parameters.first_moment());
   const std::vector<float> second = parameters.Download(parameters.second_moment());
-  Metadata metadata = Identity(options, model);
+  Metadata metadata = run;
   metadata[kStepKey] = Concat(next_step);
   return formats::WriteSafetensors(
       path,
@@ -103,10 +103,10 @@ absl::Status WriteCheckpoint(const std::string& path, const TrainerOptions& opti
       metadata);
 }
 
-absl::StatusOr<int64_t> ReadCheckpoint(const std::string& path, const TrainerOptions& options,
-                                       const model::ModelConfig& model, Parameters* parameters) {
+absl::StatusOr<int64_t> ReadCheckpoint(const std::string& path, const RunIdentity& run,
+                                       Parameters* parameters) {
   SPOTD_ASSIGN_OR_RETURN(const formats::SafetensorsFile file, formats::SafetensorsFile::Open(path));
-  for (const auto& [key, value] : Identity(options, model)) {
+  for (const auto& [key, value] : run) {
     const auto found = file.metadata().find(key);
     const std::string stored = found == file.metadata().end() ? "nothing" : found->second;
     if (stored != value) {

@@ -13,14 +13,18 @@
 
 namespace spotd::distill {
 
-// fp32 weights and moments, the step, and the options that must not change.
-absl::Status WriteCheckpoint(const std::string& path, const TrainerOptions& options,
-                             const model::ModelConfig& model, int64_t next_step,
+// Every option that changes what a step computes, the model and the text, by name.
+using RunIdentity = std::map<std::string, std::string>;
+RunIdentity IdentityOf(const TrainerOptions& options, const model::ModelConfig& model,
+                       const std::string& corpus_fingerprint);
+
+// fp32 weights and moments, the step, and the run they belong to.
+absl::Status WriteCheckpoint(const std::string& path, const RunIdentity& run, int64_t next_step,
                              const Parameters& parameters);
 
-// Returns the step to continue with. FAILED_PRECONDITION names the option that differs.
-absl::StatusOr<int64_t> ReadCheckpoint(const std::string& path, const TrainerOptions& options,
-                                       const model::ModelConfig& model, Parameters* parameters);
+// Returns the step to continue with. FAILED_PRECONDITION names what differs from `run`.
+absl::StatusOr<int64_t> ReadCheckpoint(const std::string& path, const RunIdentity& run,
+                                       Parameters* parameters);
 
 // selector.safetensors as runtime/model/selector.h reads it: bf16 matrices, fp32 norms.
 absl::Status WriteSelector(const std::string& path, const TrainerOptions& options,

@@ -9,6 +9,7 @@
 #include <thread>
 #include <utility>
 
+#include "kernels/backend.h"
 #include "kernels/core/status.h"
 #include "kernels/core/thread_pool.h"
 #include "runtime/distill/random.h"
@@ -73,10 +74,20 @@ absl::StatusOr<std::vector<int32_t>> TokensOf(const std::string& path,
   return tokens;
 }
 
+// FNV-1a, a token at a time.
+std::string FingerprintOf(std::span<const int32_t> tokens) {
+  uint64_t hash = 0xcbf29ce484222325u;
+  for (const int32_t token : tokens) {
+    hash = (hash ^ static_cast<uint32_t>(token)) * 0x100000001b3u;
+  }
+  return Concat(std::hex, hash);
+}
+
 }  // namespace
 
 int HostThreads(int threads) {
-  return threads > 0 ? threads : std::max(1, static_cast<int>(std::thread::hardware_concurrency()));
+  const auto cores = static_cast<int>(std::thread::hardware_concurrency());
+  return std::clamp(threads > 0 ? threads : cores, 1, kernels::kMaxThreads);
 }
 
 absl::StatusOr<Corpus> Corpus::Load(const CorpusOptions& options, const text::Tokenizer& tokenizer,
@@ -107,12 +118,13 @@ absl::StatusOr<Corpus> Corpus::Load(const CorpusOptions& options, const text::To
                            files.size(), " files are too few for sequences of --length ",
                            options.length);
   }
+  corpus.fingerprint_ = FingerprintOf(corpus.training_);
   return corpus;
 }
 
-std::span<const int32_t> Corpus::TrainingSequence(int64_t index) const {
+std::span<const int32_t> Corpus::TrainingSequence(uint64_t seed, int64_t index) const {
   const auto starts = static_cast<uint64_t>(training_tokens() - length_);
-  const uint64_t start = RandomBits(seed_ + 1, static_cast<uint64_t>(index)) % starts;
+  const uint64_t start = RandomBits(seed + 1, static_cast<uint64_t>(index)) % starts;
   return std::span(training_).subspan(start, static_cast<size_t>(length_));
 }
 

@@ -21,10 +21,10 @@ struct CorpusOptions {
   std::vector<std::string> paths;
   int32_t length = 1024;   // tokens of a training sequence
   double held_out = 0.02;  // share of the documents kept from training
-  uint64_t seed = 1;
+  uint64_t seed = 1;       // of that choice
 };
 
-// `threads`, or one per core when it is not positive.
+// `threads`, or one per core when it is not positive; at most kernels::kMaxThreads.
 int HostThreads(int threads);
 
 class Corpus {
@@ -34,9 +34,9 @@ class Corpus {
   static absl::StatusOr<Corpus> Load(const CorpusOptions& options, const text::Tokenizer& tokenizer,
                                      int threads = 1);
 
-  // Training sequence number `index`: `length` tokens. A pure function of (seed, index), so that a
-  // resumed run sees what an uninterrupted one would have seen.
-  std::span<const int32_t> TrainingSequence(int64_t index) const;
+  // Training sequence number `index` of the order that `seed` gives: `length` tokens. A pure
+  // function of both, so that a resumed run sees what an uninterrupted one would have seen.
+  std::span<const int32_t> TrainingSequence(uint64_t seed, int64_t index) const;
   // Held-out sequences, each from one place of the held-out documents; index in [0,
   // num_held_out()).
   std::span<const int32_t> HeldOutSequence(int64_t index) const;
@@ -46,6 +46,8 @@ class Corpus {
 
   int64_t training_tokens() const { return static_cast<int64_t>(training_.size()); }
   int64_t documents() const { return documents_; }
+  // Hash of the training tokens, in hex.
+  const std::string& fingerprint() const { return fingerprint_; }
 
  private:
   Corpus() = default;
@@ -55,6 +57,7 @@ class Corpus {
   std::vector<int32_t> training_;  // all training documents, one after the other
   std::vector<size_t> ends_;       // of each of them in training_
   std::vector<int32_t> held_out_;
+  std::string fingerprint_;
 };
 
 }  // namespace spotd::distill

@@ -160,6 +160,9 @@ struct Trainer::Impl {
   absl::Status AccumulatePass(const Batch& batch, size_t first, size_t count, Stage stage);
   absl::Status Update(double learning_rate, double* gradient_norm);
   StepReport Report(const kernels::DistillStats& stats) const;
+  RunIdentity Identity() const {
+    return IdentityOf(options, transformer->config(), corpus->fingerprint());
+  }
   // How many sequences the transformer takes in one pass.
   int32_t SequencesOfPass() const {
     const model::Limits& limits = transformer->limits();
@@ -281,9 +284,9 @@ absl::StatusOr<std::unique_ptr<Trainer>> Trainer::Create(
     const Corpus* corpus, std::unique_ptr<kernels::DistillKernels> kernels,
     const TrainerOptions& options) {
   SPOTD_RETURN_IF_ERROR(CheckOptions(options, transformer->config(), transformer->limits()));
-  SPOTD_ASSIGN_OR_RETURN(
-      std::vector<float> scales,
-      LayerScales(backend, transformer, store, corpus->TrainingSequence(0), options.input_rms));
+  SPOTD_ASSIGN_OR_RETURN(std::vector<float> scales,
+                         LayerScales(backend, transformer, store,
+                                     corpus->TrainingSequence(options.seed, 0), options.input_rms));
   SPOTD_ASSIGN_OR_RETURN(
       Parameters parameters,
       Parameters::Create(backend, transformer->config(), options.selector, scales, options.seed));
@@ -331,7 +334,7 @@ absl::StatusOr<StepReport> Trainer::Step() {
   Batch batch;
   batch.first_index = t.next_step * t.options.sequences_per_step;
   for (int32_t i = 0; i < t.options.sequences_per_step; ++i) {
-    batch.tokens.push_back(t.corpus->TrainingSequence(batch.first_index + i));
+    batch.tokens.push_back(t.corpus->TrainingSequence(t.options.seed, batch.first_index + i));
     batch.positions.push_back(skip.Positions(t.options.length, batch.first_index + i));
   }
   SPOTD_RETURN_IF_ERROR(t.Accumulate(batch, t.StageAt(t.next_step)));
@@ -364,14 +367,12 @@ absl::StatusOr<StepReport> Trainer::Evaluate(int64_t sequences) {
 }
 
 absl::Status Trainer::SaveCheckpoint(const std::string& path) const {
-  return WriteCheckpoint(path, impl_->options, impl_->transformer->config(), impl_->next_step,
-                         impl_->parameters);
+  return WriteCheckpoint(path, impl_->Identity(), impl_->next_step, impl_->parameters);
 }
 
 absl::Status Trainer::LoadCheckpoint(const std::string& path) {
-  SPOTD_ASSIGN_OR_RETURN(
-      impl_->next_step,
-      ReadCheckpoint(path, impl_->options, impl_->transformer->config(), &impl_->parameters));
+  SPOTD_ASSIGN_OR_RETURN(impl_->next_step,
+                         ReadCheckpoint(path, impl_->Identity(), &impl_->parameters));
   return absl::OkStatus();
 }
 

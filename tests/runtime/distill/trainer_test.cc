@@ -11,6 +11,7 @@
 #include <fstream>
 #include <functional>
 #include <iterator>
+#include <set>
 
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
@@ -322,6 +323,26 @@ TEST_F(TrainerTest, ACheckpointOfOtherOptionsIsRefusedByName) {
   const absl::Status status = NewTrainer(other)->LoadCheckpoint(Path("checkpoint"));
   EXPECT_EQ(status.code(), absl::StatusCode::kFailedPrecondition);
   EXPECT_THAT(std::string(status.message()), HasSubstr("residual_weight"));
+}
+
+TEST_F(TrainerTest, ACheckpointOfOtherTextIsRefused) {
+  ASSERT_TRUE(NewTrainer(Options())->SaveCheckpoint(Path("checkpoint")).ok());
+  WriteText("a.txt", 99);
+  auto corpus = Corpus::Load({{directory_.string()}, kLength, 0.2, 7}, *tokenizer_);
+  ASSERT_TRUE(corpus.ok()) << corpus.status();
+  *corpus_ = *std::move(corpus);
+  const absl::Status status = NewTrainer(Options())->LoadCheckpoint(Path("checkpoint"));
+  EXPECT_EQ(status.code(), absl::StatusCode::kFailedPrecondition);
+  EXPECT_THAT(std::string(status.message()), HasSubstr("corpus"));
+}
+
+TEST_F(TrainerTest, TheSeedOrdersTheText) {
+  std::set<const int32_t*> starts;
+  for (const uint64_t seed : {1, 2, 3, 4}) {
+    starts.insert(corpus_->TrainingSequence(seed, 0).data());
+    EXPECT_EQ(corpus_->TrainingSequence(seed, 0).data(), corpus_->TrainingSequence(seed, 0).data());
+  }
+  EXPECT_EQ(starts.size(), 4u);
 }
 
 TEST_F(TrainerTest, APathThatCannotBeWrittenIsAnError) {
