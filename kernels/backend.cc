@@ -26,7 +26,9 @@ Buffer::~Buffer() {
 }
 
 absl::StatusOr<std::unique_ptr<Backend>> CreateBackend(const BackendOptions& options) {
-  if (options.threads < 0) return InvalidArgument("threads is ", options.threads, ", not >= 0");
+  if (options.threads < 0 || options.threads > kMaxThreads) {
+    return InvalidArgument("threads is ", options.threads, ", not in 0..", kMaxThreads);
+  }
   if (options.name == "ref") return CreateRefBackend();
   if (options.name == "cpu") return CreateCpuBackend(options.threads);
   if (options.name == "cuda") return CreateCudaBackend();

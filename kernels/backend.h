@@ -171,14 +171,16 @@ class Backend {
   virtual void Free(void* data, size_t bytes) = 0;
 };
 
+inline constexpr int kMaxThreads = 1024;
+
 struct BackendOptions {
   std::string name =
       "auto";       // "auto" (cuda where a usable GPU is present, else cpu), "cpu", "ref" or "cuda"
-  int threads = 0;  // host threads for "cpu"; 0 = one per online core
+  int threads = 0;  // host threads for "cpu", at most kMaxThreads; 0 = one per online core
 };
 
-// INVALID_ARGUMENT for an unknown name; FAILED_PRECONDITION, saying why, where the device cannot be
-// used.
+// INVALID_ARGUMENT for an unknown name or number of threads; FAILED_PRECONDITION, saying why, where
+// the device cannot be used.
 absl::StatusOr<std::unique_ptr<Backend>> CreateBackend(const BackendOptions& options);
 
 }  // namespace spotd::kernels

@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <csignal>
 #include <cstdio>
-#include <filesystem>
 #include <memory>
 #include <string>
 #include <utility>
@@ -19,6 +18,7 @@
 #include "kvstore/kv_store.h"
 #include "runtime/distill/checkpoint.h"
 #include "runtime/distill/trainer.h"
+#include "runtime/formats/safetensors_writer.h"
 #include "runtime/model/model_source.h"
 #include "runtime/text/tokenizer.h"
 #include "tools/spot_distill/calibrate.h"
@@ -99,6 +99,25 @@ constexpr char kUsage[] =
 constexpr int32_t kDeviceRows = 16384;
 
 volatile std::sig_atomic_t g_interrupted = 0;
+
+// While one exists, Ctrl-C and SIGTERM only ask for an end: training stops after the step that runs
+// and writes its checkpoint. Elsewhere they end the program at once, which has nothing to lose.
+class CaughtInterrupts {
+ public:
+  CaughtInterrupts() = default;
+  ~CaughtInterrupts() {
+    std::signal(SIGINT, interrupt_);
+    std::signal(SIGTERM, terminate_);
+  }
+  CaughtInterrupts(const CaughtInterrupts&) = delete;
+  CaughtInterrupts& operator=(const CaughtInterrupts&) = delete;
+
+ private:
+  static void Ask(int) { g_interrupted = 1; }
+
+  void (*interrupt_)(int) = std::signal(SIGINT, Ask);
+  void (*terminate_)(int) = std::signal(SIGTERM, Ask);
+};
 
 struct Setup {
   std::unique_ptr<model::ModelSource> source;
@@ -196,11 +215,16 @@ std::string CheckpointPath() {
 
 // Steps until done or interrupted. What was learnt before an error stays in the last checkpoint.
 absl::Status TrainLoop(Trainer& trainer, const TrainerOptions& options) {
+  const CaughtInterrupts caught;
   Progress progress(trainer.next_step(), int64_t{options.length} * options.sequences_per_step);
   const int64_t every = std::max(1, absl::GetFlag(FLAGS_checkpoint_every));
   while (!trainer.done() && g_interrupted == 0) {
-    SPOTD_ASSIGN_OR_RETURN(const StepReport report, trainer.Step());
-    progress.Show(report);
+    const absl::StatusOr<StepReport> report = trainer.Step();
+    if (!report.ok()) {
+      progress.Finish();  // the error gets a line of its own
+      return report.status();
+    }
+    progress.Show(*report);
     if (trainer.next_step() % every == 0)
       SPOTD_RETURN_IF_ERROR(trainer.SaveCheckpoint(CheckpointPath()));
   }
@@ -230,7 +254,9 @@ absl::Status RunCalibration() {
 }
 
 absl::Status Run() {
+  SPOTD_RETURN_IF_ERROR(formats::CheckWritable(absl::GetFlag(FLAGS_out)));
   if (!absl::GetFlag(FLAGS_calibrate).empty()) return RunCalibration();
+  SPOTD_RETURN_IF_ERROR(formats::CheckWritable(CheckpointPath()));
   SPOTD_ASSIGN_OR_RETURN(const SelectorStorage storage, Storage());
   SPOTD_ASSIGN_OR_RETURN(Setup s, Load());
   SPOTD_ASSIGN_OR_RETURN(const TrainerOptions options, OptionsFromFlags(s.source->config()));
@@ -270,9 +296,8 @@ int main(int argc, char** argv) {
     std::fprintf(stderr, "spot-distill %s\n", spotd::distill::kUsage);
     return 2;
   }
-  // Ctrl-C ends the loop after the step that runs: the checkpoint is written, nothing is lost.
-  std::signal(SIGINT, [](int) { spotd::distill::g_interrupted = 1; });
-  std::signal(SIGTERM, [](int) { spotd::distill::g_interrupted = 1; });
+  // Beyond a limit on the size of files a write shall fail, not end the program.
+  std::signal(SIGXFSZ, SIG_IGN);
   if (const absl::Status status = spotd::distill::Run(); !status.ok()) {
     std::fprintf(stderr, "spot-distill: %s\n", std::string(status.message()).c_str());
     return 1;

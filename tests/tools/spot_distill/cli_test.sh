@@ -37,6 +37,21 @@ wait $pid || fail "Ctrl-C did not end the run in order: $(cat "$work/log")"
 run --tokens 5120 --resume --out "$work/part"
 cmp "$work/whole" "$work/part" || fail "a resumed run gave another selector"
 
+# Calibration has nothing to save: it ends at once.
+"$distill" --model "$model" --backend cpu --threads 2 --corpus "$work/corpus" --calibrate "$work/whole" \
+  --out "$work/endless" --context 640 --documents 4 --questions 4 --tail 32 --rounds 1000000 > /dev/null 2>&1 & pid=$!
+sleep 1
+kill -TERM $pid
+for _ in $(seq 500); do kill -0 $pid 2> /dev/null || break; sleep 0.02; done
+if kill -KILL $pid 2> /dev/null; then fail "SIGTERM did not end a calibration"; fi
+wait $pid && fail "a calibration that was ended reports success"
+# Beyond the file size limit a write fails like on a full disk, and the old file stays.
+cp "$work/part" "$work/kept"
+refused "File too large" bash -c 'ulimit -f 8; "$@"' _ "$distill" --model "$model" --backend cpu --corpus "$work/corpus" \
+  --length 64 --heads 2 --dim 32 --tokens 64 --sequences 1 --out "$work/kept"
+cmp "$work/part" "$work/kept" || fail "a failed write changed the file"
+[ -z "$(find "$work" -name '*.partial*')" ] || fail "a failed write left its temporary file"
+
 run --calibrate "$work/whole" --out "$work/calibrated" --context 128 --documents 2 --questions 0 --tail 4 --rounds 1 \
   --density 0.9 --corpus "$work/corpus" > "$work/table"
 grep -q "p_residual per layer" "$work/table" || fail "calibration printed no table"
@@ -77,6 +92,10 @@ refused "density must be" run --calibrate "$work/whole" --out "$work/x" --densit
 refused "another model" "$distill" --model "$other" --backend cpu --corpus "$work/corpus" \
   --calibrate "$work/whole" --context 128 --out "$work/x"
 refused "is required" "$distill" --corpus "$work/corpus"
+refused "not a regular file" run --out "$work/corpus"
+refused "not a regular file" run --checkpoint /dev/null --out "$work/x"
+refused "threads is 100000" run --threads 100000 --out "$work/x"
+refused "threads is 100000" run --threads 100000 --calibrate "$work/whole" --context 128 --questions 0 --out "$work/y"
 refused "too few" run --length 30000 --out "$work/x"
 refused "sequences" run --resume --sequences 1 --checkpoint "$work/part.checkpoint" --tokens 5120 --out "$work/x"
 : > "$work/corpus/empty.txt"
