@@ -111,8 +111,8 @@ kernels::BudgetRule Policy::LayerRule(const LayerBudget& budget) const {
   const Policy standard;
   rule.p_residual = MoveShare(budget.p_residual, p_residual, standard.p_residual);
   rule.p_total = MoveShare(budget.p_total, p_total, standard.p_total);
-  rule.k_min_tokens =
-      static_cast<int32_t>(int64_t{budget.k_min_tokens} * k_min_tokens / standard.k_min_tokens);
+  rule.k_min_tokens = static_cast<int32_t>(std::min<int64_t>(
+      int64_t{budget.k_min_tokens} * k_min_tokens / standard.k_min_tokens, kMaxTokens));
   return rule;
 }
 

@@ -107,6 +107,15 @@ TEST(PolicyTest, ARequestMovesEveryLayerTheSameWay) {
   EXPECT_LT(policy.LayerRule({0.5f, 0.9f, 384}).p_residual, 0.5f);
 }
 
+TEST(PolicyTest, AFloorOfEverythingStaysOneHoweverMuchMoreIsAsked) {
+  Policy policy;
+  policy.kind = PolicyKind::kDistilled;
+  for (const int32_t asked : {512, 16384, 32768, 1 << 26}) {
+    policy.k_min_tokens = asked;
+    EXPECT_EQ(policy.LayerRule({0.45f, 1.0f, 1 << 26}).k_min_tokens, 1 << 26) << asked;
+  }
+}
+
 TEST(PolicyTest, DenseLayersStayDenseAndAskingForEverythingGivesIt) {
   Policy policy;
   policy.kind = PolicyKind::kDistilled;
