@@ -1,5 +1,6 @@
 #include "tools/spot_eval/policy_spec.h"
 
+#include <algorithm>
 #include <charconv>
 #include <cmath>
 
@@ -64,7 +65,9 @@ absl::StatusOr<PolicySpec> ParsePolicySpec(const std::string& text, int32_t cont
   if (*kind == model::PolicyKind::kDistilled || oracle_p) spec.policy.p_residual = number;
   if (*kind == model::PolicyKind::kQuest) spec.policy.fraction = number;
   if (*kind == model::PolicyKind::kTopK || oracle_share) {
-    spec.policy.k_tokens = static_cast<int32_t>(std::lround(number * static_cast<float>(context)));
+    // 0 would mean the runtime's default.
+    spec.policy.k_tokens =
+        std::max(1, static_cast<int32_t>(std::lround(number * static_cast<float>(context))));
   }
   SPOTD_RETURN_IF_ERROR(spec.policy.Validate());
   return spec;

@@ -16,6 +16,12 @@ TEST(PolicySpecTest, SharesBecomeTokens) {
   EXPECT_TRUE(spec->needs_selector());
 }
 
+TEST(PolicySpecTest, ATinyShareIsNotTheRuntimesDefault) {
+  for (const char* text : {"topk@0.0001", "oracle@0.0001", "oracle-kv@0.0001"}) {
+    EXPECT_EQ(ParsePolicySpec(text, 1024)->policy.Rule().k_tokens, 1) << text;
+  }
+}
+
 TEST(PolicySpecTest, OracleHasTwoForms) {
   EXPECT_EQ(ParsePolicySpec("oracle@0.5", 1000)->policy.k_tokens, 500);
   const auto spec = ParsePolicySpec("oracle-p@0.7", 1000);
