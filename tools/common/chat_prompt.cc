@@ -47,18 +47,15 @@ absl::Status ChatPrompt::Append(const std::string& text, bool from_template,
   return absl::OkStatus();
 }
 
-absl::Status ChatPrompt::FindFact(const std::string& document, const std::string& answer,
+absl::Status ChatPrompt::FindFact(const std::string& document, const std::string& fact,
                                   PromptTokens* tokens) const {
-  const size_t at = document.find(answer);
+  const size_t at = document.find(fact);
   if (at == std::string::npos) return absl::OkStatus();
-  const size_t line = document.rfind('\n', at) + 1;  // 0 without a line before
-  const size_t end = std::min(document.find('\n', at), document.size());
   const auto header = static_cast<int32_t>(tokens->document.size());
-  SPOTD_ASSIGN_OR_RETURN(const auto before, tokenizer_->Encode(document.substr(0, line), {}));
-  SPOTD_ASSIGN_OR_RETURN(const auto fact,
-                         tokenizer_->Encode(document.substr(line, end - line), {}));
+  SPOTD_ASSIGN_OR_RETURN(const auto before, tokenizer_->Encode(document.substr(0, at), {}));
+  SPOTD_ASSIGN_OR_RETURN(const auto line, tokenizer_->Encode(fact, {}));
   tokens->fact_begin = header + static_cast<int32_t>(before.size());
-  tokens->fact_end = tokens->fact_begin + static_cast<int32_t>(fact.size());
+  tokens->fact_end = tokens->fact_begin + static_cast<int32_t>(line.size());
   return absl::OkStatus();
 }
 
@@ -67,8 +64,8 @@ absl::StatusOr<PromptTokens> ChatPrompt::Encode(const Question& question) const 
   std::string document = question.instruction;
   for (const std::string& piece : question.document) document += piece;
   SPOTD_RETURN_IF_ERROR(Append(before_, true, &tokens.document));
-  if (question.answers.size() == 1) {
-    SPOTD_RETURN_IF_ERROR(FindFact(document, question.answers[0], &tokens));
+  if (!question.fact.empty()) {
+    SPOTD_RETURN_IF_ERROR(FindFact(document, question.fact, &tokens));
   }
   SPOTD_RETURN_IF_ERROR(Append(document, false, &tokens.document));
   SPOTD_RETURN_IF_ERROR(Append(question.question, false, &tokens.question));

@@ -17,7 +17,7 @@ namespace spotd::tools {
 struct PromptTokens {
   std::vector<int32_t> document;  // everything before the question
   std::vector<int32_t> question;  // the question, the template's reply header, the reply's start
-  // The line of the document that holds the answer, where there is one answer: tokens [begin, end).
+  // The question's `fact` in the document, tokens [begin, end); empty where there is none.
   int32_t fact_begin = 0;
   int32_t fact_end = 0;
 };
@@ -33,7 +33,7 @@ class ChatPrompt {
   // Control tokens of the template count as such; those that the text happens to spell do not.
   absl::Status Append(const std::string& text, bool from_template, std::vector<int32_t>* to) const;
   // Sets the fact's place, give or take the token that a line's end may share with the next.
-  absl::Status FindFact(const std::string& document, const std::string& answer,
+  absl::Status FindFact(const std::string& document, const std::string& fact,
                         PromptTokens* tokens) const;
 
   const text::Tokenizer* tokenizer_ = nullptr;

@@ -12,6 +12,7 @@ struct Question {
   std::string question;               // after the document
   std::string answer_start;           // first words of the reply, given to the model
   std::vector<std::string> answers;   // what a perfect reply contains
+  std::string fact;                   // the line of `document` that holds the answer, if one does
 };
 
 }  // namespace spotd::tools

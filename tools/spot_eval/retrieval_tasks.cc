@@ -74,8 +74,12 @@ std::string Lower(std::string text) {
   return text;
 }
 
-std::string NeedleLine(const std::string& word, const std::string& number) {
-  return "\nThe special magic number for " + word + " is " + number + ".\n";
+std::string Needle(const std::string& word, const std::string& number) {
+  return "The special magic number for " + word + " is " + number + ".";
+}
+
+std::string Line(const std::string& text) {
+  return "\n" + text + "\n";
 }
 
 Question MakeNeedle(const TaskShape& shape, Random& random, std::vector<std::string> pieces) {
@@ -85,13 +89,15 @@ Question MakeNeedle(const TaskShape& shape, Random& random, std::vector<std::str
   if (shape.kind == TaskKind::kNeedleMultiKey) {
     for (int i = 0; i < kOtherKeys; ++i) {
       const double depth = AnyDepth(random);
-      Insert({depth, NeedleLine(words[static_cast<size_t>(1 + i)], Number(random, 6))}, &pieces);
+      Insert({depth, Line(Needle(words[static_cast<size_t>(1 + i)], Number(random, 6)))}, &pieces);
     }
   }
   for (int i = 0; i < (many ? kValues : 1); ++i) {
     const std::string number = Number(random, 6);
-    Insert({i == 0 ? shape.depth : AnyDepth(random), NeedleLine(words[0], number)}, &pieces);
+    const std::string needle = Needle(words[0], number);
+    Insert({i == 0 ? shape.depth : AnyDepth(random), Line(needle)}, &pieces);
     question.answers.push_back(number);
+    if (!many) question.fact = needle;
   }
   question.instruction =
       "Some special magic numbers are hidden in the following text. Memorize them. I will ask you "
@@ -139,13 +145,14 @@ Question MakeQa(Random& random, std::vector<std::string> pieces) {
   const auto last = Draw(random, kLastNames, kPeople);
   const auto jobs = Draw(random, kJobs, kPeople);
   const auto cities = Draw(random, kCities, kPeople);
+  Question question;
   for (size_t i = 0; i < kPeople; ++i) {
     const double depth = AnyDepth(random);
-    Insert({depth, "\n" + first[i] + " " + last[i] + ", who " + jobs[i] + ", lives in " +
-                       cities[i] + ".\n"},
-           &pieces);
+    const std::string fact =
+        first[i] + " " + last[i] + ", who " + jobs[i] + ", lives in " + cities[i] + ".";
+    Insert({depth, Line(fact)}, &pieces);
+    if (i == 0) question.fact = fact;
   }
-  Question question;
   question.instruction = "Read the following text and answer the question after it.\n\n";
   question.document = std::move(pieces);
   question.question = "\n\nIn which city does " + first[0] + " " + last[0] + " live?";

@@ -39,8 +39,10 @@ TEST_F(ChatPromptTest, TheTemplateStandsAroundTheMessage) {
 }
 
 TEST_F(ChatPromptTest, FindsTheLineOfTheAnswer) {
-  question_.document = {"One line.\n", "\nThe number is 4711.\n", "More.\n"};
+  // The answer alone may stand elsewhere.
+  question_.document = {"One line of 4711.\n", "\nThe number is 4711.\n", "More.\n"};
   question_.answers = {"4711"};
+  question_.fact = "The number is 4711.";
   const auto chat = ChatPrompt::Create(*source_, tokenizer_.get());
   const auto tokens = *chat->Encode(question_);
   const std::vector<int32_t> fact(tokens.document.begin() + tokens.fact_begin,

@@ -125,6 +125,18 @@ TEST(RetrievalTasksTest, DistractorsAndValues) {
   EXPECT_EQ(Times(Joined(qa), "lives in"), 4u);
 }
 
+TEST(RetrievalTasksTest, TheFactIsTheLineOfTheOneAnswer) {
+  const Haystack haystack = TestHaystack();
+  for (const TaskKind kind : kAll) {
+    Random random(5);
+    const Question q = MakeQuestion({kind, 300, 0.5}, haystack, random);
+    EXPECT_EQ(q.fact.empty(), q.answers.size() > 1) << TaskName(kind);
+    if (q.fact.empty()) continue;
+    EXPECT_EQ(Times(Joined(q), "\n" + q.fact + "\n"), 1u) << TaskName(kind);
+    EXPECT_EQ(Times(q.fact, q.answers[0]), 1u) << TaskName(kind);
+  }
+}
+
 TEST(RetrievalTasksTest, AChainStandsInOrder) {
   const Haystack haystack = TestHaystack();
   for (uint64_t seed = 0; seed < 50; ++seed) {
