@@ -82,8 +82,9 @@ absl::StatusOr<std::vector<int32_t>> TokensOfFile(const std::string& path,
                                                   const text::Tokenizer& tokenizer) {
   const absl::StatusOr<std::string> text = ReadFile(path);
   if (!text.ok()) return InvalidArgument("--text: ", text.status().message());
-  SPOTD_ASSIGN_OR_RETURN(auto tokens, tokenizer.Encode(*text, {}));
-  if (tokens.empty()) return InvalidArgument("--text: ", path, " holds no text");
+  absl::StatusOr<std::vector<int32_t>> tokens = tokenizer.Encode(*text, {});
+  if (!tokens.ok()) return InvalidArgument("--text: ", path, ": ", tokens.status().message());
+  if (tokens->empty()) return InvalidArgument("--text: ", path, " holds no text");
   return tokens;
 }
 

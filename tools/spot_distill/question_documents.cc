@@ -163,6 +163,10 @@ absl::StatusOr<std::vector<QuestionDocument>> MakeQuestionDocuments(
     if (document.tokens.size() > static_cast<size_t>(length)) {
       return InvalidArgument("--questions: the corpus has no short enough lines");
     }
+    if (document.tokens.size() < static_cast<size_t>(length - kRoom) / 2) {
+      return InvalidArgument("--questions: the corpus's lines are too long to fill ", length,
+                             " tokens: a text came to ", document.tokens.size());
+    }
     made.push_back(std::move(document));
   }
   return made;

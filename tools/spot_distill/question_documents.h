@@ -24,7 +24,7 @@ struct QuestionDocument {
 
 // `count` texts of nearly `length` tokens, the asked fact at evenly spread depths, made of the
 // lines of `documents`. The same arguments give the same tokens. INVALID_ARGUMENT where `length`
-// leaves no room for text around the facts.
+// leaves no room for text around the facts, or where lines are too long to fill it.
 absl::StatusOr<std::vector<QuestionDocument>> MakeQuestionDocuments(
     const model::ModelSource& source, const text::Tokenizer& tokenizer,
     std::span<const std::span<const int32_t>> documents, int32_t length, int32_t count,

@@ -18,9 +18,11 @@ absl::StatusOr<std::vector<std::string>> TextFiles(const std::vector<std::string
       files.push_back(path);
       continue;
     }
-    for (const auto& entry : std::filesystem::recursive_directory_iterator(path, error)) {
-      if (entry.is_regular_file(error)) files.push_back(entry.path().string());
+    std::filesystem::recursive_directory_iterator it(path, error);
+    for (; !error && it != std::filesystem::end(it); it.increment(error)) {
+      if (it->is_regular_file(error)) files.push_back(it->path().string());
     }
+    if (error) return NotFound("--text: cannot read ", path, ": ", error.message());
   }
   std::sort(files.begin(), files.end());
   return files;

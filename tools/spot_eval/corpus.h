@@ -16,7 +16,7 @@ struct Document {
 };
 
 // The files named, and those in the directories named, in order of name. NOT_FOUND names a path
-// that does not exist.
+// that does not exist, or a directory that cannot be read to its end.
 absl::StatusOr<std::vector<std::string>> TextFiles(const std::vector<std::string>& paths);
 
 // The first `most` documents of at least `tokens` tokens; 0 = all. With `windows`, each is cut into

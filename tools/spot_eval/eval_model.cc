@@ -49,6 +49,9 @@ absl::StatusOr<std::unique_ptr<EvalModel>> EvalModel::Load(const tools::ModelOpt
     return probe;
   };
   SPOTD_ASSIGN_OR_RETURN(model->loaded_, tools::LoadedModel::Load(with_instruments));
+  if (!model->loaded_->has_tokenizer()) {
+    return InvalidArgument("--model: ", options.model, " has no tokenizer to read text with");
+  }
   return model;
 }
 

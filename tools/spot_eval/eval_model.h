@@ -58,6 +58,7 @@ struct EvalRow {
 
 class EvalModel {
  public:
+  // INVALID_ARGUMENT for a model without a tokenizer.
   static absl::StatusOr<std::unique_ptr<EvalModel>> Load(const tools::ModelOptions& options);
 
   tools::LoadedModel& loaded() { return *loaded_; }

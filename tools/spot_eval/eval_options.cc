@@ -2,9 +2,13 @@
 
 #include <algorithm>
 #include <charconv>
+#include <filesystem>
+#include <fstream>
+#include <iterator>
 
 #include "absl/flags/flag.h"
 #include "kernels/args.h"
+#include "kernels/backend.h"
 #include "kernels/core/status.h"
 
 ABSL_FLAG(std::string, model, "", "checkpoint: a .gguf file or a Hugging Face directory");
@@ -67,6 +71,16 @@ absl::Status CheckRange(const char* flag, int64_t value, int64_t least, int64_t 
   return InvalidArgument("--", flag, " is ", value, "; it must be between ", least, " and ", most);
 }
 
+// Before hours of work whose result goes there.
+absl::Status CheckOut(const std::string& path) {
+  if (path.empty()) return absl::OkStatus();
+  std::error_code ignored;
+  const bool existed = std::filesystem::exists(path, ignored);
+  const bool writable = std::ofstream(path, std::ios::app).is_open();
+  if (writable && !existed) std::filesystem::remove(path, ignored);
+  return writable ? absl::OkStatus() : InvalidArgument("--out: cannot write ", path);
+}
+
 absl::Status ReadTasks(const std::string& command, EvalOptions* options) {
   std::vector<std::string> names = absl::GetFlag(FLAGS_tasks);
   if (command != "needle") {
@@ -114,6 +128,7 @@ absl::StatusOr<EvalOptions> ReadOptions(const std::string& command) {
   options.model.selector = absl::GetFlag(FLAGS_selector);
   options.model.backend = absl::GetFlag(FLAGS_backend);
   options.model.threads = absl::GetFlag(FLAGS_threads);
+  SPOTD_RETURN_IF_ERROR(CheckRange("threads", options.model.threads, 0, kernels::kMaxThreads));
   options.key_formats = absl::GetFlag(FLAGS_selector_keys);
   if (options.key_formats.empty()) return InvalidArgument("--selector_keys is empty");
   for (const std::string& name : options.key_formats) {
@@ -127,7 +142,11 @@ absl::StatusOr<EvalOptions> ReadOptions(const std::string& command) {
   options.text = absl::GetFlag(FLAGS_text);
   options.batch = absl::GetFlag(FLAGS_batch);
   SPOTD_RETURN_IF_ERROR(CheckRange("batch", options.batch, 2, kernels::kMaxInvariantRows));
+  // A row for each and the dense one run side by side.
+  SPOTD_RETURN_IF_ERROR(CheckRange("policies' number", std::ssize(options.policies), 1,
+                                   kernels::kMaxInvariantRows - 1));
   options.out = absl::GetFlag(FLAGS_out);
+  SPOTD_RETURN_IF_ERROR(CheckOut(options.out));
   options.seed = static_cast<uint64_t>(absl::GetFlag(FLAGS_seed));
   if (command == "ppl" || command == "mass") {
     SPOTD_RETURN_IF_ERROR(ReadDocuments(&options));

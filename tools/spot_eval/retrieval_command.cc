@@ -10,6 +10,7 @@
 
 #include "kernels/core/read_file.h"
 #include "kernels/core/status.h"
+#include "runtime/text/utf8.h"
 #include "tools/common/chat_prompt.h"
 #include "tools/spot_eval/commands.h"
 #include "tools/spot_eval/corpus.h"
@@ -82,6 +83,9 @@ class RetrievalRun {
     std::vector<std::string> texts;
     for (const std::string& path : files) {
       SPOTD_ASSIGN_OR_RETURN(std::string text, ReadFile(path));
+      if (const auto at = text::FirstInvalidUtf8(text)) {
+        return InvalidArgument("--text: ", path, ": not valid UTF-8 at byte ", *at);
+      }
       texts.push_back(std::move(text));
     }
     return Haystack::FromTexts(texts, count);
@@ -134,8 +138,13 @@ class RetrievalRun {
     // Pieces joined may take a few tokens more than each by itself.
     for (int32_t filler = room;; filler -= room / 50 + 1) {
       SPOTD_RETURN_IF_ERROR(make(filler));
-      if (length() + options_.max_new_tokens <= item->context) return absl::OkStatus();
+      if (length() + options_.max_new_tokens <= item->context) break;
     }
+    const int32_t filled = length() + options_.max_new_tokens;
+    const int32_t text = filled - (item->context - room);
+    if (text >= room / 4 || room < item->context / 4) return absl::OkStatus();
+    return InvalidArgument("--text: its lines are too long to fill ", item->context,
+                           " tokens: a prompt came to ", filled);
   }
 
   absl::Status RunContext(EvalModel& model, const std::string& keys, int32_t context,

@@ -82,6 +82,15 @@ TEST_F(QuestionDocumentsTest, ASeedFixesEveryToken) {
   EXPECT_NE(once[0].tokens, other[0].tokens);
 }
 
+TEST_F(QuestionDocumentsTest, RefusesLinesThatDoNotFitTheContext) {
+  std::string line;
+  for (int i = 0; i < 3000; ++i) line += "and so on ";
+  tokens_ = *tokenizer_->Encode(line, {});
+  const auto made = Make(kLength, 2);
+  EXPECT_EQ(made.status().code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_THAT(std::string(made.status().message()), HasSubstr("too long to fill"));
+}
+
 TEST_F(QuestionDocumentsTest, RefusesAContextWithoutRoom) {
   const auto made = Make(300, 2);
   EXPECT_EQ(made.status().code(), absl::StatusCode::kInvalidArgument);

@@ -130,6 +130,34 @@ class SmokeTest(unittest.TestCase):
         self.assertIn("cannot write", error("track", *model, "--prompts", "1", "--max_new_tokens", "1", "--policies", "window",
                                             "--out", self.dir / "no/such/folder.json"))
 
+    def test_errors_before_the_work(self):
+        def error(*args):
+            return self.program("spot-eval", *args, ok=False)
+        model = ("--model", self.dir / "model", "--backend", "cpu", "--context", "512", "--tail", "4", "--policies", "window")
+        # Before the text is looked for, which is not there.
+        self.assertIn("cannot write", error("ppl", *model, "--text", "missing", "--out", self.dir))
+        self.assertIn("--threads is 100000", error("ppl", *model, "--text", "missing", "--threads", "100000"))
+        self.assertIn("number is 300", error("ppl", *model, "--text", "missing", "--policies", ",".join(["window"] * 300)))
+        self.assertIn("no such file", error("ppl", *model, "--text", "missing", "--out", self.dir / "unmade.json"))
+        self.assertFalse((self.dir / "unmade.json").exists())
+        for command in "ppl", "needle":
+            self.assertIn("no tokenizer", error(command, "--model", "synthetic:tiny", "--backend", "cpu", "--context", "512",
+                                                "--policies", "window", "--text", self.dir / "text"))
+
+    def test_text_that_cannot_be_used(self):
+        def refused(command, path):
+            return self.program("spot-eval", command, "--model", self.dir / "model", "--backend", "cpu", "--context", "512",
+                                "--policies", "window", "--text", path, ok=False)
+        latin = self.dir / "latin.txt"
+        latin.write_bytes(b"caf\xe9 in the morning\n" * 200)
+        for message in refused("ppl", latin), refused("qa", latin):
+            self.assertIn("latin.txt", message)
+            self.assertIn("UTF-8", message)
+        # A line that is longer than the context leaves nothing to hide a fact in.
+        lines = self.dir / "lines.txt"
+        lines.write_text("and so on " * 3000)
+        self.assertIn("too long to fill 512 tokens", refused("qa", lines))
+
 
 if __name__ == "__main__":
     unittest.main()
