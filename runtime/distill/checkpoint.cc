@@ -149,6 +149,10 @@ absl::Status WriteSelector(const std::string& path, const TrainerOptions& option
                                     {"training_length", Concat(options.length)}});
 }
 
+absl::Status CheckWritable(const std::string& path) {
+  return formats::CheckWritable(path);
+}
+
 absl::Status RewriteSelector(const std::string& from, const std::string& to,
                              const std::map<std::string, std::string>& entries,
                              SelectorStorage storage) {

@@ -31,6 +31,9 @@ absl::Status WriteSelector(const std::string& path, const TrainerOptions& option
                            const model::ModelConfig& model, int64_t next_step,
                            const Parameters& parameters);
 
+// Whether one of these files can be written to `path` now: to be asked before the training.
+absl::Status CheckWritable(const std::string& path);
+
 // How a selector file keeps its matrices.
 enum class SelectorStorage : uint8_t {
   kBf16,

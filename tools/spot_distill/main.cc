@@ -18,7 +18,6 @@
 #include "kvstore/kv_store.h"
 #include "runtime/distill/checkpoint.h"
 #include "runtime/distill/trainer.h"
-#include "runtime/formats/safetensors_writer.h"
 #include "runtime/model/model_source.h"
 #include "runtime/text/tokenizer.h"
 #include "tools/spot_distill/calibrate.h"
@@ -254,9 +253,9 @@ absl::Status RunCalibration() {
 }
 
 absl::Status Run() {
-  SPOTD_RETURN_IF_ERROR(formats::CheckWritable(absl::GetFlag(FLAGS_out)));
+  SPOTD_RETURN_IF_ERROR(CheckWritable(absl::GetFlag(FLAGS_out)));
   if (!absl::GetFlag(FLAGS_calibrate).empty()) return RunCalibration();
-  SPOTD_RETURN_IF_ERROR(formats::CheckWritable(CheckpointPath()));
+  SPOTD_RETURN_IF_ERROR(CheckWritable(CheckpointPath()));
   SPOTD_ASSIGN_OR_RETURN(const SelectorStorage storage, Storage());
   SPOTD_ASSIGN_OR_RETURN(Setup s, Load());
   SPOTD_ASSIGN_OR_RETURN(const TrainerOptions options, OptionsFromFlags(s.source->config()));
