@@ -34,8 +34,9 @@ Reference::Comparison Reference::Compare(std::span<const float> other, int32_t t
     difference += static_cast<double>(probabilities_[i] * (logits_[i] - other[i]));
   }
   Comparison result;
-  // Rounding must not show as a negative divergence.
-  result.kl = std::max(0.0, difference - log_sum_ + log_sum);
+  // Rounding must not show as a negative divergence; what is no number must show.
+  const double kl = difference - log_sum_ + log_sum;
+  result.kl = kl < 0 ? 0 : kl;
   result.same_top = top == top_;
   result.nll = log_sum - static_cast<double>(other[static_cast<size_t>(token)]);
   return result;

@@ -28,6 +28,13 @@ TEST(DistributionTest, NothingDivergesFromItself) {
   EXPECT_TRUE(c.same_top);
 }
 
+TEST(DistributionTest, WhatIsNoNumberIsNoPerfectAgreement) {
+  const std::vector<float> p = {1, 2, 3};
+  const std::vector<float> q = {1, std::nanf(""), 3};
+  EXPECT_TRUE(std::isnan(Reference(p).Compare(q, 0).kl));
+  EXPECT_TRUE(std::isnan(Reference(q).Compare(p, 0).kl));
+}
+
 TEST(DistributionTest, LargeLogitsDoNotOverflow) {
   const std::vector<float> p = {1000, 0};
   const std::vector<float> q = {0, 1000};
