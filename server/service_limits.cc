@@ -17,8 +17,11 @@ void AddServiceLimits(ServiceLimits* limits, OptionTable* table) {
              &limits->max_session_ttl);
   table->Add("tenant_max_sessions", "Sessions that a tenant may hold; 0 = no bound.",
              &limits->tenant_max_sessions, 0, 1 << 20);
-  table->Add("tenant_max_tokens", "Tokens that a tenant's sessions may hold; 0 = no bound.",
-             &limits->tenant_max_tokens, 0, 1 << 30);
+  table->Add(
+      "tenant_max_tokens",
+      "Tokens that a tenant's sessions may hold, with what its running requests add to them; "
+      "0 = no bound.",
+      &limits->tenant_max_tokens, 0, 1 << 30);
   table->Add("tenant_max_requests",
              "Requests that a tenant may have running and queued; 0 = no bound.",
              &limits->tenant_max_requests, 0, 1 << 20);

@@ -214,8 +214,9 @@ absl::StatusOr<SequenceSetup> Engine::Impl::Prepare(const RequestHead& head, Ses
   if (!generate || length == 0) SPOTD_RETURN_IF_ERROR(CheckNotEmpty(prompt, PromptField(generate)));
   const auto added = static_cast<int64_t>(prompt.tokens.size());
   // A generation needs room for at least one token.
-  SPOTD_RETURN_IF_ERROR(CheckContext(length + added + (generate ? 1 : 0), max_context));
-  if (!claim->id.empty()) SPOTD_RETURN_IF_ERROR(registry.CheckTokens(head.tenant, added));
+  const int64_t needed = length + added + (generate ? 1 : 0);
+  SPOTD_RETURN_IF_ERROR(CheckContext(needed, max_context));
+  SPOTD_RETURN_IF_ERROR(registry.HoldTokens(*claim.get(), needed));
   SPOTD_RETURN_IF_ERROR(CheckDeadline(metrics, queue.waiting_tokens(), added, head.deadline));
   SPOTD_RETURN_IF_ERROR(place.Hold(added));
   return SequenceSetup{.claim = std::move(claim),

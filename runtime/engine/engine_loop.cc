@@ -189,12 +189,17 @@ StepPlan EngineLoop::Plan() {
                            .stalled = Clock::now() - last_progress_ > kStarvationPatience});
 }
 
+absl::Status EngineLoop::CheckTenantLimits(Sequence* sequence) {
+  const Session& session = sequence->session();
+  SPOTD_RETURN_IF_ERROR(CheckTenantKv(*sequence, store_->BlocksNeeded(session.table, 1)));
+  return registry_->HoldTokens(session, int64_t{sequence->length()} + 1);
+}
+
 std::vector<Sequence*> EngineLoop::ReserveForDecode(const std::vector<Sequence*>& planned) {
   std::vector<Sequence*> batch;
   for (Sequence* sequence : planned) {
     kvstore::BlockTable* table = &sequence->session().table;
-    const int32_t needed = store_->BlocksNeeded(*table, 1);
-    if (const absl::Status status = CheckTenantKv(*sequence, needed); !status.ok()) {
+    if (const absl::Status status = CheckTenantLimits(sequence); !status.ok()) {
       End(sequence, status);
       progressed_ = true;
       continue;

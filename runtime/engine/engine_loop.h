@@ -111,6 +111,8 @@ class EngineLoop {
   // Audits one layer of the coming decode step, where it is time to.
   void WatchStep(int32_t rows);
   void TakeFindings(std::span<Sequence* const> batch);
+  // OK when the tenant may have the sequence's next token, and its KV.
+  absl::Status CheckTenantLimits(Sequence* sequence);
   // Blocks for the next token of each, as planned. Leaves out those that get none after all.
   std::vector<Sequence*> ReserveForDecode(const std::vector<Sequence*>& planned);
   void PassOverPrefills(const Sequence* chosen);

@@ -84,7 +84,11 @@ constexpr ReasonInfo kCatalogue[] = {
     {reason::kTenantSessionLimit, Code::kResourceExhausted, true, "limit",
      "The caller holds as many sessions as it may.", "Delete sessions."},
     {reason::kTenantTokenLimit, Code::kResourceExhausted, true, "limit",
-     "The caller's sessions hold as many tokens as they may.", "Delete or rewind sessions."},
+     "The caller's sessions, with what its requests add to them, hold as many tokens as they may. "
+     "A "
+     "reply that grows into the limit ends with this; what its session keeps is as with "
+     "TENANT_KV_LIMIT.",
+     "Delete or rewind sessions."},
     {reason::kTenantRequestLimit, Code::kResourceExhausted, true, "limit",
      "As many of the caller's requests are in the server as may be.",
      "Wait for some of them to end."},

@@ -124,9 +124,18 @@ absl::StatusOr<SessionClaim> SessionRegistry::Claim(const SessionRef& ref,
   return SessionClaim(this, entry->session);
 }
 
-absl::Status SessionRegistry::CheckTokens(const std::string& tenant, int64_t more) const {
+absl::Status SessionRegistry::HoldTokens(const Session& session, int64_t tokens) {
+  if (limits_.tenant.max_session_tokens == 0 || session.id.empty()) return absl::OkStatus();
   const std::lock_guard lock(mutex_);
-  return CheckTokenRoom(tenant, more);
+  const auto it = sessions_.find(session.id);
+  if (it == sessions_.end()) return absl::OkStatus();  // removed meanwhile
+  Entry& entry = it->second;
+  const int64_t more = tokens - entry.info.tokens - entry.held;
+  if (more <= 0) return absl::OkStatus();
+  SPOTD_RETURN_IF_ERROR(CheckTokenRoom(session.tenant, more));
+  tenants_[session.tenant].tokens += more;
+  entry.held += more;
+  return absl::OkStatus();
 }
 
 absl::Status SessionRegistry::CheckTokenRoom(const std::string& tenant, int64_t more) const {
@@ -136,7 +145,7 @@ absl::Status SessionRegistry::CheckTokenRoom(const std::string& tenant, int64_t 
   const int64_t held = it == tenants_.end() ? 0 : it->second.tokens;
   if (held + more <= limit) return absl::OkStatus();
   return LimitReached(reason::kTenantTokenLimit,
-                      Concat("your sessions hold ", held, " tokens; with ", more,
+                      Concat("your sessions and requests hold ", held, " tokens; with ", more,
                              " more they would exceed your limit of ", limit),
                       limit);
 }
@@ -284,6 +293,7 @@ void SessionRegistry::EndClaim(const Session& session) {
   const std::lock_guard lock(mutex_);
   const auto it = sessions_.find(session.id);
   if (it == sessions_.end()) return;  // removed meanwhile
+  tenants_[session.tenant].tokens -= std::exchange(it->second.held, 0);
   PublishContent(&it->second);
   it->second.info.busy = false;
   Renew(&it->second);
@@ -426,7 +436,7 @@ void SessionRegistry::Erase(Sessions::iterator it) {
   if (entry.info.expire_time_ms != 0) expiries_.erase(entry.expiry);
   if (!entry.request_id.empty()) by_request_.erase({tenant, entry.request_id});
   const auto holdings = tenants_.find(tenant);
-  holdings->second.tokens -= entry.info.tokens;
+  holdings->second.tokens -= entry.info.tokens + entry.held;
   if (--holdings->second.sessions == 0) tenants_.erase(holdings);
   sessions_.erase(it);
 }

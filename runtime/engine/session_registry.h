@@ -81,8 +81,10 @@ class SessionRegistry {
   // ABORTED (SESSION_BUSY) when another request has it. A request that the session has answered
   // already may come with the etag from before it.
   absl::StatusOr<SessionClaim> Claim(const SessionRef& ref, const std::string& request_id);
-  // RESOURCE_EXHAUSTED (TENANT_TOKEN_LIMIT) unless the tenant's sessions may have so many more.
-  absl::Status CheckTokens(const std::string& tenant, int64_t more) const;
+  // Counts a session that is claimed as one of `tokens` tokens, where it has fewer, until the claim
+  // ends: what a tenant may hold is checked while its requests run. RESOURCE_EXHAUSTED
+  // (TENANT_TOKEN_LIMIT) unless its sessions may have so many more.
+  absl::Status HoldTokens(const Session& session, int64_t tokens);
 
   // ABORTED while claimed where the policy is to change.
   absl::StatusOr<SessionInfo> Update(const SessionRef& ref, const SessionUpdate& update);
@@ -117,6 +119,7 @@ class SessionRegistry {
   struct Entry {
     std::shared_ptr<Session> session;
     SessionInfo info;           // what others see
+    int64_t held = 0;           // tokens more than these, of the request that has claimed it
     Expiries::iterator expiry;  // its place, where info.expire_time_ms is not 0
     std::string request_id;
     uint64_t fingerprint = 0;  // of the request that made it
@@ -126,7 +129,7 @@ class SessionRegistry {
   using Sessions = std::map<std::string, Entry>;
   struct Holdings {
     int32_t sessions = 0;
-    int64_t tokens = 0;
+    int64_t tokens = 0;  // with what requests hold
   };
 
   void EndClaim(const Session& session);

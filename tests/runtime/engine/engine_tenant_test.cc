@@ -75,6 +75,54 @@ TEST(EngineTenantTest, SessionsAndTokensAreLimited) {
   EXPECT_TRUE(engine->ForkSession({id, "a"}, {}).ok());
 }
 
+// What running requests add counts while they run: two at a time may not have together what each
+// may have alone.
+TEST(EngineTenantTest, TokensOfRunningRequestsCount) {
+  TinyEngineOptions options;
+  options.engine.sessions.tenant = {.max_session_tokens = 100};
+  auto engine = MakeTinyEngine(std::move(options));
+  const std::string first = NewSessionOf(engine.get(), "a");
+  const std::string second = NewSessionOf(engine.get(), "a");
+  Call running = Start(engine.get(), AskAs("a", first, Words(60), 20), 2);
+  running.sink->WaitForTokens(2);
+  EXPECT_EQ(Reason(Complete(engine.get(), AskAs("a", second, Words(40), 1)).second.status()),
+            reason::kTenantTokenLimit);
+  EXPECT_TRUE(
+      Complete(engine.get(), AskAs("b", NewSessionOf(engine.get(), "b"), Words(90), 1)).second.ok())
+      << "another tenant's";
+  running.sink->Resume();
+  ASSERT_TRUE(running.sink->Wait().ok());
+  EXPECT_TRUE(Complete(engine.get(), AskAs("a", second, Words(19), 1)).second.ok());
+  EXPECT_EQ(Reason(Complete(engine.get(), AskAs("a", first, "", 1)).second.status()),
+            reason::kTenantTokenLimit)
+      << "there is no room for one token";
+  ASSERT_TRUE(engine->DeleteSession({second, "a"}).ok());
+  EXPECT_TRUE(Complete(engine.get(), AskAs("a", first, Words(19), 1)).second.ok());
+}
+
+// A tenant's limit holds while its replies grow. What was delivered stays.
+TEST(EngineTenantTest, AReplyThatGrowsBeyondItsTenantsTokensEnds) {
+  TinyEngineOptions options;
+  options.engine.sessions.tenant = {.max_session_tokens = 100};
+  auto engine = MakeTinyEngine(std::move(options));
+  const std::string id = NewSessionOf(engine.get(), "a");
+  Call call = Start(engine.get(), AskAs("a", id, Words(90), 50));
+  const absl::Status status = call.sink->Wait().status();
+  EXPECT_EQ(status.code(), absl::StatusCode::kResourceExhausted);
+  EXPECT_EQ(Reason(status), reason::kTenantTokenLimit);
+  EXPECT_EQ(call.sink->tokens().size(), 10u);
+  EXPECT_EQ(engine->GetSession({id, "a"})->tokens, 100);
+  EXPECT_TRUE(Complete(engine.get(), AskAs("a", "", Words(90), 50)).second.ok())
+      << "no session keeps these";
+  ASSERT_TRUE(engine->RewindSession({id, "a"}, 80).ok());
+  GenerateRequest whole = AskAs("a", id, Words(10), 50);
+  whole.request_id = "r";
+  EXPECT_EQ(Reason(Complete(engine.get(), std::move(whole)).second.status()),
+            reason::kTenantTokenLimit);
+  EXPECT_EQ(engine->GetSession({id, "a"})->tokens, 80) << "all or nothing";
+  EXPECT_TRUE(Complete(engine.get(), AskAs("a", id, Words(10), 10)).second.ok());
+}
+
 TEST(EngineTenantTest, ATenantCannotFillTheQueueForOthers) {
   TinyEngineOptions options;
   options.engine.max_running = 1;
