@@ -7,6 +7,7 @@
 #include "runtime/engine/errors.h"
 #include "runtime/engine/request_check.h"
 #include "server/replies.h"
+#include "server/requests.h"
 #include "server/service_context.h"
 #include "server/status_map.h"
 #include "server/unary_call.h"
@@ -76,6 +77,7 @@ class ModelServiceImpl final : public RawService {
 
   absl::StatusOr<v1::TokenizeResponse> Encode(const v1::TokenizeRequest& request) const {
     if (!request.model().empty()) SPOTD_RETURN_IF_ERROR(CheckModel(request.model()));
+    SPOTD_RETURN_IF_ERROR(CheckBytes(request.text().size(), context_.max_prompt_bytes, "text"));
     SPOTD_ASSIGN_OR_RETURN(
         const std::vector<int32_t> ids,
         tokenizer().Encode(request.text(), {.add_special = request.add_special(),
@@ -87,6 +89,8 @@ class ModelServiceImpl final : public RawService {
 
   absl::StatusOr<v1::DetokenizeResponse> Decode(const v1::DetokenizeRequest& request) const {
     if (!request.model().empty()) SPOTD_RETURN_IF_ERROR(CheckModel(request.model()));
+    SPOTD_RETURN_IF_ERROR(CheckBytes(static_cast<size_t>(request.ids_size()) * sizeof(int32_t),
+                                     context_.max_prompt_bytes, "ids"));
     SPOTD_RETURN_IF_ERROR(
         engine::CheckTokens({request.ids().data(), static_cast<size_t>(request.ids_size())},
                             tokenizer().vocab_size(), "ids"));

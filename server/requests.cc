@@ -171,24 +171,29 @@ uint64_t Fingerprint(const google::protobuf::Message& message) {
 
 namespace {
 
-absl::Status TooLong(size_t limit, const char* unit) {
+absl::Status TooLong(std::string_view field, size_t limit, const char* unit) {
   return engine::MakeError(absl::StatusCode::kOutOfRange,
-                           Concat("the input has more than ", limit, " ", unit),
+                           Concat(field, " has more than ", limit, " ", unit),
                            {.reason = engine::reason::kPromptTooLong,
-                            .field = "",
+                            .field = std::string(field),
                             .metadata = {{"limit", Concat(limit)}},
                             .retry_after = {}});
 }
 
 }  // namespace
 
-absl::Status InputCollector::Count(size_t bytes) {
-  bytes_ += bytes;
-  return bytes_ <= max_bytes_ ? absl::OkStatus() : TooLong(max_bytes_, "bytes");
+absl::Status CheckBytes(size_t bytes, size_t limit, std::string_view field) {
+  return bytes <= limit ? absl::OkStatus() : TooLong(field, limit, "bytes");
 }
 
-absl::Status InputCollector::CountPiece() {
-  return ++pieces_ <= kMaxPieces ? absl::OkStatus() : TooLong(kMaxPieces, "pieces and messages");
+absl::Status InputCollector::Count(size_t bytes, std::string_view field) {
+  bytes_ += bytes;
+  return CheckBytes(bytes_, max_bytes_, field);
+}
+
+absl::Status InputCollector::CountPiece(std::string_view field) {
+  return ++pieces_ <= kMaxPieces ? absl::OkStatus()
+                                 : TooLong(field, kMaxPieces, "pieces and messages");
 }
 
 absl::Status InputCollector::AddMessages(const v1::MessageList& messages, std::string_view field) {
@@ -196,8 +201,8 @@ absl::Status InputCollector::AddMessages(const v1::MessageList& messages, std::s
   engine::MessageInput out;
   for (const v1::ChatMessage& message : messages.messages()) {
     if (message.role().empty()) return FieldError(Concat(field, ".messages.role"), "is required");
-    SPOTD_RETURN_IF_ERROR(CountPiece());
-    SPOTD_RETURN_IF_ERROR(Count(message.role().size() + message.content().size()));
+    SPOTD_RETURN_IF_ERROR(CountPiece(field));
+    SPOTD_RETURN_IF_ERROR(Count(message.role().size() + message.content().size(), field));
     out.push_back({message.role(), message.content()});
   }
   inputs_.emplace_back(std::move(out));
@@ -206,14 +211,14 @@ absl::Status InputCollector::AddMessages(const v1::MessageList& messages, std::s
 
 absl::Status InputCollector::Add(const v1::Input& input, std::string_view field) {
   const bool was_chunk = std::exchange(in_chunk_, input.has_text_chunk());
-  if (!was_chunk || !in_chunk_) SPOTD_RETURN_IF_ERROR(CountPiece());
+  if (!was_chunk || !in_chunk_) SPOTD_RETURN_IF_ERROR(CountPiece(field));
   switch (input.content_case()) {
     case v1::Input::kText:
-      SPOTD_RETURN_IF_ERROR(Count(input.text().size()));
+      SPOTD_RETURN_IF_ERROR(Count(input.text().size(), field));
       inputs_.emplace_back(engine::TextInput{input.text(), input.parse_special()});
       return absl::OkStatus();
     case v1::Input::kTextChunk:
-      SPOTD_RETURN_IF_ERROR(Count(input.text_chunk().size()));
+      SPOTD_RETURN_IF_ERROR(Count(input.text_chunk().size(), field));
       if (was_chunk) {
         std::get<engine::TextInput>(inputs_.back()).text += input.text_chunk();
       } else {
@@ -221,7 +226,7 @@ absl::Status InputCollector::Add(const v1::Input& input, std::string_view field)
       }
       return absl::OkStatus();
     case v1::Input::kTokens:
-      SPOTD_RETURN_IF_ERROR(Count(input.tokens().ids_size() * sizeof(int32_t)));
+      SPOTD_RETURN_IF_ERROR(Count(input.tokens().ids_size() * sizeof(int32_t), field));
       inputs_.emplace_back(
           engine::TokenInput(input.tokens().ids().begin(), input.tokens().ids().end()));
       return absl::OkStatus();

@@ -44,6 +44,9 @@ uint64_t Fingerprint(const std::vector<engine::Input>& inputs);
 // Of the message's type and fields, these in a fixed order.
 uint64_t Fingerprint(const google::protobuf::Message& message);
 
+// OUT_OF_RANGE (PROMPT_TOO_LONG) where `field` brings more than one call may.
+absl::Status CheckBytes(size_t bytes, size_t limit, std::string_view field);
+
 // Collects the pieces of a prompt, joining neighbouring text chunks, and refuses too many bytes or
 // pieces before they pile up.
 class InputCollector {
@@ -58,8 +61,8 @@ class InputCollector {
   std::vector<engine::Input> Take() { return std::move(inputs_); }
 
  private:
-  absl::Status Count(size_t bytes);
-  absl::Status CountPiece();
+  absl::Status Count(size_t bytes, std::string_view field);
+  absl::Status CountPiece(std::string_view field);
   absl::Status AddMessages(const v1::MessageList& messages, std::string_view field);
 
   size_t max_bytes_;

@@ -35,7 +35,7 @@ constexpr ReasonInfo kCatalogue[] = {
      "Use a new id for each new request."},
     {reason::kPromptTooLong, Code::kOutOfRange, false, "limit",
      "The input of one call has more bytes, or pieces, than the server takes.",
-     "Send it in several Append calls."},
+     "Send it in several Append calls; tokenise it in parts."},
     {reason::kContextOverflow, Code::kOutOfRange, false, "limit got",
      "Session and prompt together do not fit the context.", "Shorten, or rewind the session."},
     {reason::kPositionOutOfRange, Code::kOutOfRange, false, "limit got",

@@ -228,8 +228,10 @@ TEST(BadInputSizeTest, OversizedPrompt) {
   EXPECT_EQ(appended.status.error_code(), grpc::OUT_OF_RANGE);
   EXPECT_EQ(InfoOf(appended.status).reason(), "PROMPT_TOO_LONG");
   EXPECT_EQ(InfoOf(appended.status).metadata().at("limit"), "1024");
+  EXPECT_EQ(FieldOf(appended.status), "input");
   const auto generated = server.Generate(RequestFor("", std::string(2000, 'a'), 1));
   EXPECT_EQ(InfoOf(generated.status).reason(), "PROMPT_TOO_LONG");
+  EXPECT_EQ(FieldOf(generated.status), "prompt");
   EXPECT_EQ(server.GetSession(session).token_count(), 0);
   server.ExpectServing();
 }
@@ -265,6 +267,40 @@ TEST(BadInputWritersTest, TwoWritersOnOneSession) {
   }
   first->Finish();
   server.ExpectServing();
+}
+
+TEST(BadInputSizeTest, OversizedTextToTokenize) {
+  TestServer server(128, {"--max_prompt=1KiB"});
+  const auto expect_too_long = [](const grpc::Status& status, const std::string& field) {
+    EXPECT_EQ(status.error_code(), grpc::OUT_OF_RANGE);
+    EXPECT_EQ(InfoOf(status).reason(), "PROMPT_TOO_LONG");
+    EXPECT_EQ(FieldOf(status), field);
+    EXPECT_EQ(InfoOf(status).metadata().at("limit"), "1024");
+  };
+  v1::TokenizeRequest text;
+  v1::TokenizeResponse tokens;
+  for (const size_t bytes : {1024, 1025}) {
+    grpc::ClientContext context;
+    text.set_text(std::string(bytes, 'a'));
+    const grpc::Status status = server.models().Tokenize(&context, text, &tokens);
+    if (bytes == 1024) {
+      EXPECT_TRUE(status.ok()) << status.error_message();
+    } else {
+      expect_too_long(status, "text");
+    }
+  }
+  v1::DetokenizeRequest ids;
+  v1::DetokenizeResponse reply;
+  for (const int count : {256, 257}) {
+    grpc::ClientContext context;
+    ids.mutable_ids()->Resize(count, 5);
+    const grpc::Status status = server.models().Detokenize(&context, ids, &reply);
+    if (count == 256) {
+      EXPECT_TRUE(status.ok()) << status.error_message();
+    } else {
+      expect_too_long(status, "ids");
+    }
+  }
 }
 
 }  // namespace
