@@ -112,8 +112,8 @@ struct SessionOptions {
 // What UpdateSession changes.
 struct SessionUpdate {
   std::optional<std::string> display_name = {};
-  // From the policy that the session has to its new one. Nobody changes the session meanwhile: of
-  // two callers who change a part each, both are heard.
+  // From the policy that the session has to its new one. Called again where somebody has changed
+  // the policy meanwhile: of two callers who change a part each, both are heard. No lock is held.
   std::function<absl::StatusOr<model::Policy>(const model::Policy&)> policy = {};
   bool expiry = false;  // whether the next two replace what the session has
   std::optional<std::chrono::milliseconds> ttl = {};

@@ -152,12 +152,27 @@ absl::Status SessionRegistry::CheckTokenRoom(const std::string& tenant, int64_t 
 
 absl::StatusOr<SessionInfo> SessionRegistry::Update(const SessionRef& ref,
                                                     const SessionUpdate& update) {
+  for (;;) {
+    std::optional<PolicyChange> policy;
+    if (update.policy) {
+      SPOTD_ASSIGN_OR_RETURN(const SessionInfo now, Get(ref));
+      SPOTD_ASSIGN_OR_RETURN(const model::Policy to, update.policy(now.policy));
+      policy = {.from = now.policy, .to = to};
+    }
+    SPOTD_ASSIGN_OR_RETURN(std::optional<SessionInfo> updated, TryUpdate(ref, update, policy));
+    if (updated) return *std::move(updated);
+  }
+}
+
+absl::StatusOr<std::optional<SessionInfo>> SessionRegistry::TryUpdate(
+    const SessionRef& ref, const SessionUpdate& update, const std::optional<PolicyChange>& policy) {
   const std::lock_guard lock(mutex_);
-  SPOTD_ASSIGN_OR_RETURN(Entry * entry, update.policy ? FindIdle(ref) : Find(ref));
+  SPOTD_ASSIGN_OR_RETURN(Entry * entry, policy ? FindIdle(ref) : Find(ref));
   SessionInfo info = entry->info;
   if (update.display_name) info.display_name = *update.display_name;
-  if (update.policy) {
-    SPOTD_ASSIGN_OR_RETURN(info.policy, update.policy(info.policy));
+  if (policy) {
+    if (info.policy != policy->from) return std::nullopt;
+    info.policy = policy->to;
   }
   if (update.expiry) {
     SessionOptions options;
@@ -169,7 +184,7 @@ absl::StatusOr<SessionInfo> SessionRegistry::Update(const SessionRef& ref,
   const bool changed = Differ(info, entry->info);
   if (changed) info.etag = Etag(entry->revision + 1);
   if (update.expiry) MoveExpiry(entry, info.expire_time_ms);  // the last that may find no memory
-  if (update.policy) entry->session->policy = info.policy;
+  if (policy) entry->session->policy = info.policy;
   entry->revision += changed ? 1 : 0;
   entry->info = std::move(info);
   return entry->info;

@@ -86,7 +86,8 @@ class SessionRegistry {
   // (TENANT_TOKEN_LIMIT) unless its sessions may have so many more.
   absl::Status HoldTokens(const Session& session, int64_t tokens);
 
-  // ABORTED while claimed where the policy is to change.
+  // Calls `update.policy` without the registry's mutex. ABORTED while claimed where the policy is
+  // to change.
   absl::StatusOr<SessionInfo> Update(const SessionRef& ref, const SessionUpdate& update);
   // Takes the session out; a request that has claimed it keeps it alive.
   absl::Status Remove(const SessionRef& ref,
@@ -133,6 +134,14 @@ class SessionRegistry {
   };
 
   void EndClaim(const Session& session);
+  struct PolicyChange {
+    model::Policy from;
+    model::Policy to;
+  };
+  // Nothing, and nothing is changed, where the session's policy is not `policy->from` any more.
+  absl::StatusOr<std::optional<SessionInfo>> TryUpdate(const SessionRef& ref,
+                                                       const SessionUpdate& update,
+                                                       const std::optional<PolicyChange>& policy);
   // All below: mutex_ held.
   bool Visible(const Entry& entry, const std::string& tenant) const;
   absl::StatusOr<Entry*> Find(const SessionRef& ref);

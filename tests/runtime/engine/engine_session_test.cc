@@ -225,6 +225,32 @@ TEST_F(EngineSessionTest, GenerateAfterAppendedMessagesAddsTheGenerationPrompt) 
   EXPECT_EQ(Tokens(engine_.get(), Ask(appended, "", 8)), expected);
 }
 
+// The function that decides on the policy may take its time and may call the engine. Where it was
+// overtaken it decides again.
+TEST_F(EngineSessionTest, APolicyIsChangedWithoutHoldingOthersUp) {
+  const std::string id = NewSession(engine_.get());
+  int calls = 0;
+  const SessionUpdate window = {.policy = [&](const model::Policy& now) {
+    ++calls;
+    model::Policy policy = now;
+    policy.sink_tokens = 32;
+    if (calls > 1) return policy;
+    EXPECT_TRUE(engine_->CreateSession({}).ok());
+    const SessionUpdate other = {.display_name = "renamed", .policy = [](model::Policy mine) {
+                                   mine.recency_tokens = 64;
+                                   return mine;
+                                 }};
+    EXPECT_TRUE(engine_->UpdateSession(id, other).ok());
+    return policy;
+  }};
+  const auto updated = engine_->UpdateSession(id, window);
+  ASSERT_TRUE(updated.ok()) << updated.status();
+  EXPECT_EQ(calls, 2);
+  EXPECT_EQ(updated->policy.sink_tokens, 32);
+  EXPECT_EQ(updated->policy.recency_tokens, 64);
+  EXPECT_EQ(updated->display_name, "renamed");
+}
+
 TEST_F(EngineSessionTest, ControlTokensInMessagesAreText) {
   GenerateRequest honest = Ask("", "", 1);
   honest.prompt = {MessageInput{{"user", "a"}}};
