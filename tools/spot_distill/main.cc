@@ -97,7 +97,7 @@ constexpr char kUsage[] =
 // Tokens that a device runs in one pass.
 constexpr int32_t kDeviceRows = 16384;
 
-volatile std::sig_atomic_t g_interrupted = 0;
+volatile std::sig_atomic_t g_interrupted = 0;  // by this signal
 
 // While one exists, Ctrl-C and SIGTERM only ask for an end: training stops after the step that runs
 // and writes its checkpoint. Elsewhere they end the program at once, which has nothing to lose.
@@ -112,7 +112,7 @@ class CaughtInterrupts {
   CaughtInterrupts& operator=(const CaughtInterrupts&) = delete;
 
  private:
-  static void Ask(int) { g_interrupted = 1; }
+  static void Ask(int signal) { g_interrupted = signal; }
 
   void (*interrupt_)(int) = std::signal(SIGINT, Ask);
   void (*terminate_)(int) = std::signal(SIGTERM, Ask);
@@ -270,7 +270,8 @@ absl::Status Run() {
                                          s.corpus.get(), std::move(kernels), options));
   if (absl::GetFlag(FLAGS_resume)) SPOTD_RETURN_IF_ERROR(trainer->LoadCheckpoint(CheckpointPath()));
   SPOTD_RETURN_IF_ERROR(TrainLoop(*trainer, options));
-  if (!trainer->done()) {
+  if (trainer->done()) g_interrupted = 0;  // too late to matter
+  if (g_interrupted != 0) {
     std::fprintf(stderr, "interrupted at step %lld; --resume continues\n",
                  static_cast<long long>(trainer->next_step()));
     return absl::OkStatus();
@@ -301,5 +302,7 @@ int main(int argc, char** argv) {
     std::fprintf(stderr, "spot-distill: %s\n", std::string(status.message()).c_str());
     return 1;
   }
-  return 0;
+  // An interrupted run has not done what it was asked: whoever started it must not take it for done.
+  const int interrupted = spotd::distill::g_interrupted;
+  return interrupted == 0 ? 0 : 128 + interrupted;
 }
