@@ -305,24 +305,27 @@ class ProgramTest(unittest.TestCase):
     def test_the_distillation_job_runs_and_resumes(self):
         if not (BIN / "spot-distill").exists():
             self.skipTest("spot-distill is not built")
-        script = self.distill_script("--set", "distill.outputPath=s.safetensors,distill.flags.length=32,distill.flags.tokens=512,"
-                                     "distill.flags.sequences=4,distill.flags.queries=8,distill.flags.threads=1,"
-                                     "distill.flags.held_out_sequences=1")
+        flags = ("distill.outputPath=new/s.safetensors,distill.flags.length=32,distill.flags.tokens=512,distill.flags.sequences=4,"
+                 "distill.flags.queries=8,distill.flags.threads=1,distill.flags.held_out_sequences=1")
+        script = self.distill_script("--set", flags)
+        # Another job that writes the same file: the checkpoint of the first is not its own.
+        other = self.distill_script("--set", flags + ",distill.flags.queries=4")
         with tempfile.TemporaryDirectory() as directory:
             root = pathlib.Path(directory)
             (root / "corpus").mkdir()
             (root / "output").mkdir()
             (root / "corpus/text.txt").write_text((chart.SOURCE / "deploy/demo/document.txt").read_text())
-            for mounted in ("/corpus", "/output"):
-                script = script.replace(mounted, directory + mounted)
-            script = script.replace("/models/model.gguf", tiny_model(directory))
+            model = tiny_model(directory)
             environment = dict(os.environ, PATH=f"{BIN}:{os.environ['PATH']}")
-            for _ in range(2):  # the second run finds the checkpoint of the first
-                result = subprocess.run(["/bin/bash", "-ec", script], capture_output=True, text=True, check=False,
+            for run, checkpoints in ((script, 1), (script, 1), (other, 2)):  # the second finds the checkpoint of the first
+                for mounted in ("/corpus", "/output"):
+                    run = run.replace(mounted, directory + mounted)
+                run = run.replace("/models/model.gguf", model)
+                result = subprocess.run(["/bin/bash", "-ec", run], capture_output=True, text=True, check=False,
                                         env=environment, timeout=300)
                 self.assertEqual(result.returncode, 0, result.stdout + result.stderr)
-                self.assertTrue((root / "output/s.safetensors").exists())
-                self.assertTrue((root / "output/s.safetensors.checkpoint").exists())
+                self.assertTrue((root / "output/new/s.safetensors").exists())
+                self.assertEqual(len(list((root / "output/new").glob("s.safetensors.*.checkpoint"))), checkpoints)
 
 
 if __name__ == "__main__":
