@@ -45,8 +45,4 @@ void BlockPool::Revive(BlockId block) {
   references_[block] = 1;
 }
 
-void BlockPool::Release(BlockId block) {
-  if (Unreference(block)) Free(block);
-}
-
 }  // namespace spotd::kvstore

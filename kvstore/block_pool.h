@@ -25,8 +25,6 @@ class BlockPool {
   void Free(BlockId block);
   // Gives the block a first reference again.
   void Revive(BlockId block);
-  // Drops one reference; the block is free again at zero.
-  void Release(BlockId block);
 
   int32_t references(BlockId block) const { return references_[block]; }
   int32_t num_blocks() const { return static_cast<int32_t>(references_.size()); }

@@ -190,10 +190,6 @@ void KvStore::GiveUpOldest() {
   ++kept_given_up_;
 }
 
-void KvStore::ReleaseReserved(BlockTable* table) {
-  Truncate(table, table->num_tokens_);
-}
-
 void KvStore::Truncate(BlockTable* table, int32_t tokens) {
   SPOTD_CHECK(tokens >= 0 && tokens <= table->num_tokens_);
   const auto keep = static_cast<size_t>(BlocksFor(tokens));

@@ -82,9 +82,8 @@ class KvStore {
   // positions from 0), as far as its own KV depends on the tokens alone. Takes no free block: they
   // are shared, selector keys and summaries with them. Returns by how many tokens it grew.
   int32_t AdoptPrefix(BlockTable* table, const std::string& owner, std::span<const int32_t> tokens);
-  // Gives back reserved blocks beyond the last token.
-  void ReleaseReserved(BlockTable* table);
-  // Keeps the first `tokens` tokens; blocks no longer needed are released. tokens <= num_tokens().
+  // Keeps the first `tokens` tokens; blocks no longer needed are released, reserved ones among
+  // them. tokens <= num_tokens().
   void Truncate(BlockTable* table, int32_t tokens);
   // Shares every block that holds tokens; no KV is copied until one side writes into a shared
   // block. Reserved blocks stay with `table`, which must Reserve again before it writes.

@@ -100,7 +100,7 @@ class KvStoreModel {
         Truncate(&tracked);
         break;
       case 4:
-        store_->ReleaseReserved(&tracked.table);
+        store_->Truncate(&tracked.table, tracked.table.num_tokens());  // what was reserved
         break;
       case 5:
         Adopt(&tracked);

@@ -140,7 +140,7 @@ TEST(KvStoreTest, ReservedBlocksComeBack) {
   ASSERT_TRUE(store->Reserve(&table, 100).ok());
   EXPECT_EQ(store->stats().blocks_used, 7);
   store->Commit(&table, 17);
-  store->ReleaseReserved(&table);
+  store->Truncate(&table, 17);
   EXPECT_EQ(store->stats().blocks_used, 2);
   store->Truncate(&table, 0);
   EXPECT_EQ(store->stats().blocks_used, 0);
