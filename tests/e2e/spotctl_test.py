@@ -2,6 +2,7 @@
 """spotctl against a real server: every command, both kinds of output, and the exit codes."""
 import json
 import pathlib
+import signal
 import subprocess
 import unittest
 
@@ -103,6 +104,40 @@ class SpotctlTest(unittest.TestCase):
         results = [e["result"] for e in events if "result" in e]
         self.assertEqual(len(results), 2)
         self.assertGreater(results[1]["usage"]["session_tokens"], 0, "the second turn continues the first")
+
+    def test_chat_drops_its_session_on_interrupt(self):
+        def sessions():
+            return {session["name"] for session in self.run_json("sessions", "list")}
+
+        def interrupted_chat(*flags):
+            chat = subprocess.Popen([str(BIN / "spotctl"), "--address", self.spotd.address, "chat", "--json",
+                                     "--max-tokens", "2", "--ignore-eos", *flags], stdin=subprocess.PIPE,
+                                    stdout=subprocess.PIPE, text=True)
+            chat.stdin.write("hello\n")
+            chat.stdin.flush()
+            while "result" not in json.loads(chat.stdout.readline()):
+                pass
+            new = sessions() - before
+            self.assertEqual(len(new), 0 if "--session" in flags else 1)
+            while chat.poll() is None:  # it may stop the answer's call, which is just ending
+                chat.send_signal(signal.SIGINT)
+                try:
+                    chat.wait(20)
+                except subprocess.TimeoutExpired:
+                    pass
+            self.assertEqual(chat.returncode, 130)
+            chat.stdin.close()
+            chat.stdout.close()
+            return new
+
+        before = sessions()
+        interrupted_chat()
+        self.assertEqual(sessions(), before)
+        kept = interrupted_chat("--keep")
+        self.assertEqual(sessions(), before | kept)
+        before = sessions()
+        interrupted_chat("--session", *kept)
+        self.assertEqual(sessions(), before, "it was there before the chat")
 
     def test_watch(self):
         load = subprocess.Popen([str(BIN / "spotctl"), "--address", self.spotd.address, "complete", "--text", "go",

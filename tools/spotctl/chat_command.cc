@@ -2,6 +2,7 @@
 
 #include <cstdio>
 #include <iostream>
+#include <optional>
 
 #include "kernels/core/status.h"
 #include "tools/spotctl/commands.h"
@@ -31,13 +32,28 @@ grpc::Status CreateSession(const Client& client, std::string* name) {
   return status;
 }
 
-void DeleteSession(const Client& client, const std::string& name) {
-  v1::DeleteSessionRequest request;
-  request.set_name(name);
-  google::protobuf::Empty reply;
-  Client::Context context(client);
-  client.sessions().DeleteSession(context.get(), request, &reply);
-}
+// A session that goes when the chat ends, by Ctrl-C too.
+class OwnSession {
+ public:
+  OwnSession(const Client& client, const std::string& name) : client_(client), name_(name) {}
+  ~OwnSession() { Delete(); }
+
+ private:
+  // Not a call that Ctrl-C could cancel.
+  void Delete() const {
+    if (name_.empty()) return;
+    v1::DeleteSessionRequest request;
+    request.set_name(name_);
+    google::protobuf::Empty reply;
+    grpc::ClientContext context;
+    client_.Prepare(&context);
+    client_.sessions().DeleteSession(&context, request, &reply);
+  }
+
+  const Client& client_;
+  const std::string& name_;  // empty, or set before the call that makes it is over
+  const OnInterrupt on_interrupt_{[this] { Delete(); }};
+};
 
 // Talks until the end of input. An answer that was cancelled does not end the chat.
 int Talk(const Client& client, const CommandLine& line, v1::GenerateRequest base) {
@@ -61,9 +77,12 @@ int Chat(const Client& client, const CommandLine& line) {
   absl::Status status = FillSampling(line, request.mutable_sampling());
   if (status.ok()) status = FillPolicy(line, [&] { return request.mutable_policy(); });
   if (!status.ok()) return UsageError(status);
-  const bool own_session = !line.Has("session");
-  std::string name = SessionName(line.Get("session").value_or(""));
-  if (own_session) {
+  std::string name;
+  std::optional<OwnSession> own;
+  if (line.Has("session")) {
+    name = SessionName(*line.Get("session"));
+  } else {
+    if (!line.Has("keep")) own.emplace(client, name);
     const grpc::Status created = CreateSession(client, &name);
     if (!created.ok()) return client.Fail(created);
   }
@@ -72,9 +91,7 @@ int Chat(const Client& client, const CommandLine& line) {
                  name.c_str());
   }
   request.set_session(name);
-  const int exit_code = Talk(client, line, request);
-  if (own_session && !line.Has("keep")) DeleteSession(client, name);
-  return exit_code;
+  return Talk(client, line, request);
 }
 
 }  // namespace

@@ -21,7 +21,8 @@ constexpr int kMaxMessageBytes = 16 << 20;
 constexpr int kInterrupted = 130;  // as shells report SIGINT
 
 std::mutex interrupt_mutex;
-grpc::ClientContext* running_call = nullptr;  // guarded by interrupt_mutex
+grpc::ClientContext* running_call = nullptr;  // guarded by interrupt_mutex, like all below
+std::function<void()> before_the_end;         // null: nothing
 
 google::rpc::Status RichStatus(const grpc::Status& status) {
   google::rpc::Status rich;
@@ -67,13 +68,17 @@ Client::Client(const ClientOptions& options) : options_(options) {
   models_ = v1::ModelService::NewStub(channel_);
 }
 
+void Client::Prepare(grpc::ClientContext* context) const {
+  if (options_.timeout.has_value()) {
+    context->set_deadline(std::chrono::system_clock::now() + *options_.timeout);
+  }
+  if (!options_.token.empty()) {
+    context->AddMetadata("authorization", "Bearer " + options_.token);
+  }
+}
+
 Client::Context::Context(const Client& client) {
-  if (client.options_.timeout.has_value()) {
-    context_.set_deadline(std::chrono::system_clock::now() + *client.options_.timeout);
-  }
-  if (!client.options_.token.empty()) {
-    context_.AddMetadata("authorization", "Bearer " + client.options_.token);
-  }
+  client.Prepare(&context_);
   std::lock_guard lock(interrupt_mutex);
   running_call = &context_;
 }
@@ -109,10 +114,26 @@ void StartInterruptHandler() {
   std::thread([signals] {
     for (int signal = 0; sigwait(&signals, &signal) == 0;) {
       std::lock_guard lock(interrupt_mutex);
-      if (running_call == nullptr) std::_Exit(kInterrupted);
-      running_call->TryCancel();
+      if (running_call != nullptr) {
+        running_call->TryCancel();
+        continue;
+      }
+      // From here on the system ends spotctl where Ctrl-C comes again.
+      pthread_sigmask(SIG_UNBLOCK, &signals, nullptr);
+      if (before_the_end != nullptr) before_the_end();
+      std::_Exit(kInterrupted);
     }
   }).detach();
+}
+
+OnInterrupt::OnInterrupt(std::function<void()> task) {
+  std::lock_guard lock(interrupt_mutex);
+  before_the_end = std::move(task);
+}
+
+OnInterrupt::~OnInterrupt() {
+  std::lock_guard lock(interrupt_mutex);
+  before_the_end = nullptr;
 }
 
 std::string SessionName(const std::string& argument) {

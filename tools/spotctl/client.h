@@ -6,6 +6,7 @@
 #include <grpcpp/support/status.h>
 
 #include <chrono>
+#include <functional>
 #include <memory>
 #include <optional>
 #include <string>
@@ -42,7 +43,10 @@ class Client {
   const std::shared_ptr<grpc::Channel>& channel() const { return channel_; }
   bool json() const { return options_.json; }
 
-  // A context with the client's timeout and token. While it lives, Ctrl-C cancels it instead of
+  // Gives a new context the client's timeout and token.
+  void Prepare(grpc::ClientContext* context) const;
+
+  // A context as Prepare makes it. While it lives, Ctrl-C cancels it instead of
   // ending spotctl.
   class Context {
    public:
@@ -68,9 +72,20 @@ class Client {
 // One JSON object on one line of stdout, with the proto's field names; fields at zero are shown.
 void PrintJson(const google::protobuf::Message& message);
 
-// Starts the thread that turns Ctrl-C into cancellation of the running call. Once, before any other
-// thread.
+// Starts the thread that turns Ctrl-C into cancellation of the running call, or where none runs
+// ends spotctl. Once, before any other thread.
 void StartInterruptHandler();
+
+// While this lives, spotctl does `task` before Ctrl-C ends it; a second Ctrl-C ends it at once. The
+// task is done on a thread where anything may be called, but must use no Client::Context: no call
+// can begin meanwhile. One at a time.
+class OnInterrupt {
+ public:
+  explicit OnInterrupt(std::function<void()> task);
+  ~OnInterrupt();
+  OnInterrupt(const OnInterrupt&) = delete;
+  OnInterrupt& operator=(const OnInterrupt&) = delete;
+};
 
 // "abc" or "sessions/abc" -> "sessions/abc".
 std::string SessionName(const std::string& argument);
