@@ -99,7 +99,7 @@ __device__ inline void CountTiles(const AttendArgs& args, RowTiles& tiles) {
 
 // The block of tile `index`. Beyond the count it is anything, but may be asked for.
 __device__ inline int BlockOf(const AttendArgs& args, const RowTiles& tiles, int index) {
-  const int slot = index / tiles.tiles_per_block;
+  const int slot = tiles.tiles_per_block == 1 ? index : index / tiles.tiles_per_block;
   if (tiles.selected == nullptr) return slot;
   return slot < args.selected_stride ? tiles.selected[slot] : 0;
 }
@@ -108,7 +108,7 @@ __device__ inline Tile TileOf(const KvLayer& layer, const RowTiles& tiles, int k
                               int block) {
   if (index >= tiles.count) return {0, 0};
   const int per_block = tiles.tiles_per_block;
-  const int within = index % per_block;
+  const int within = per_block == 1 ? 0 : index % per_block;
   return {(tiles.table[block] * 2 * layer.kv_heads + kv_head) * per_block + within,
           block * layer.block_tokens + within * kTileTokens};
 }

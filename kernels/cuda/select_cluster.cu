@@ -72,7 +72,7 @@ __device__ inline void FindExtremes(ClusterRow<kItems>& row, const float* lse, C
     WeighReserved(row, lse, s);
   }
   BarrierWait(&s.barriers[kExtremes], 0);
-  const uint64_t all = s.extremes[lane % row.members];
+  const uint64_t all = s.extremes[lane & (row.members - 1)];
   row.top = FromOrder(__reduce_max_sync(kFullMask, static_cast<uint32_t>(all >> 32)));
   const float least =
       FromOrder(~__reduce_max_sync(kFullMask, static_cast<uint32_t>(all & 0xffffffffu)));
@@ -90,15 +90,15 @@ __device__ inline void ShareBins(const ClusterRow<kItems>& row, ClusterShared& s
   const int thread = threadIdx.x;
   const uint64_t first = HistogramBin<kItems>(s, 2 * thread);
   const uint64_t second = HistogramBin<kItems>(s, 2 * thread + 1);
-  const int slice = kBins / row.members;
-  const int owner = 2 * thread / slice;
-  Send2(owner, &s.parts[row.me * (slice + kSlicePad) + 2 * thread % slice], first, second,
+  const int slice = kBins >> row.log_members;
+  const int owner = 2 * thread >> (kLogBins - row.log_members);
+  Send2(owner, &s.parts[row.me * (slice + kSlicePad) + (2 * thread & (slice - 1))], first, second,
         &s.barriers[kParts]);
   BarrierWait(&s.barriers[kParts], 0);
   // members / 2 threads a bin, each with two senders' parts and two receivers.
   const int party = row.members / 2;
-  const int bin = thread / party;
-  const int at = thread % party;
+  const int bin = thread >> (row.log_members - 1);
+  const int at = thread & (party - 1);
   uint64_t sum =
       s.parts[at * (slice + kSlicePad) + bin] + s.parts[(at + party) * (slice + kSlicePad) + bin];
   for (int offset = 1; offset < party; offset *= 2)
@@ -122,13 +122,15 @@ __device__ inline void FindBoundary(ClusterRow<kItems>& row, ClusterShared& s) {
   }
   if (lane == 31) s.of_warp[warp] = upto;
   __syncthreads();
-  uint64_t all = 0;
-  uint64_t before = upto - bins.x - bins.y;
+  uint64_t of_warps = s.of_warp[lane & (kWarps - 1)];
 #pragma unroll
-  for (int w = 0; w < kWarps; ++w) {
-    if (w < warp) before += s.of_warp[w];
-    all += s.of_warp[w];
+  for (int offset = 1; offset < kWarps; offset *= 2) {
+    const uint64_t below = ShuffleUp(of_warps, offset);
+    if (lane >= offset) of_warps += below;
   }
+  const uint64_t all = ShuffleFrom(of_warps, kWarps - 1);
+  const uint64_t earlier = ShuffleFrom(of_warps, max(warp - 1, 0));
+  const uint64_t before = upto - bins.x - bins.y + (warp > 0 ? earlier : 0);
   row.masses = {s.reserved_mass, MassOf(all), s.reserved_max, row.top};
   row.needed = NeededMass(row.rule, row.masses, s.reserved_scale);
   const uint64_t middle = before + bins.x;
@@ -159,17 +161,17 @@ __device__ inline void MarkAndTell(const ClusterRow<kItems>& row, ClusterShared&
     if (row.bin[k] >= 0 && row.bin[k] == boundary) {
       const int at = atomicAdd(&s.num_candidates, 1);
       if (at < kWords - 1) {
-        s.listed[at + 1] =
-            static_cast<uint64_t>(BudgetOrder(row.x[k])) << 32 | ~static_cast<uint32_t>(b);
+        const uint64_t order = BudgetOrder(row.x[k]);
+        s.listed[at + 1] = {order << 32 | ~static_cast<uint32_t>(b), Pack(1, row.mass[k])};
       }
     }
   }
   if (lane == 0 && sure != 0) atomicAdd(&s.sure, sure);
   __syncthreads();
   if (warp < row.members) {
-    const uint64_t word =
-        lane == 0 ? static_cast<uint64_t>(s.num_candidates) << 32 | s.sure : s.listed[lane];
-    Send(warp, &s.messages[row.me][lane], word, &s.barriers[kCandidates]);
+    Ranked word = s.listed[lane];
+    if (lane == 0) word.order = static_cast<uint64_t>(s.num_candidates) << 32 | s.sure;
+    Send2(warp, &s.messages[row.me][lane], word.order, word.tally, &s.barriers[kCandidates]);
   }
   BarrierWait(&s.barriers[kCandidates], 0);
 }
@@ -179,7 +181,7 @@ template <int kItems>
 __device__ inline void Rank(const ClusterRow<kItems>& row, ClusterShared& s) {
   const int lane = threadIdx.x % 32;
   const int from = threadIdx.x / 32;  // the warp's sender
-  const uint64_t header = lane < row.members ? s.messages[lane][0] : 0;
+  const uint64_t header = lane < row.members ? s.messages[lane][0].order : 0;
   const auto count = static_cast<uint32_t>(header >> 32);
   uint32_t upto = count;
 #pragma unroll
@@ -187,35 +189,32 @@ __device__ inline void Rank(const ClusterRow<kItems>& row, ClusterShared& s) {
     const uint32_t below = __shfl_up_sync(kFullMask, upto, offset);
     if (lane >= offset) upto += below;
   }
-  const auto total = static_cast<int>(__shfl_sync(kFullMask, upto, kMostMembers - 1));
-  const uint32_t mine = __shfl_sync(kFullMask, count, from);
-  const uint32_t first = __shfl_sync(kFullMask, upto, from) - mine;
-  const bool valid = lane > 0 && static_cast<uint32_t>(lane) <= mine;
-  Ranked own = {0, 0};
-  if (valid) {
-    own.order = s.messages[from][lane];
-    own.mass = BudgetMass(FromOrder(static_cast<uint32_t>(own.order >> 32)), row.top);
-    s.ranked[first + lane - 1] = own;
+  const uint32_t total = __shfl_sync(kFullMask, upto, kMostMembers - 1);
+  const uint32_t listed = __shfl_sync(kFullMask, count, from);
+  const uint32_t first = __shfl_sync(kFullMask, upto, from) - listed;
+  if (lane > 0 && static_cast<uint32_t>(lane) <= listed) {
+    s.ranked[first + lane - 1] = s.messages[from][lane];
   }
+  if (from == 0 && lane < row.members) s.count_of[lane] = static_cast<uint32_t>(header);
   __syncthreads();
-  bool chosen = false;
-  if (valid) {
+  // By as few warps as there are candidates for: the others would only take their turns away.
+  if (threadIdx.x < total) {
+    const Ranked own = s.ranked[threadIdx.x];
     uint64_t before = s.before_bin;
 #pragma unroll 4
-    for (int i = 0; i < total; ++i) {
+    for (uint32_t i = 0; i < total; ++i) {
       const Ranked other = s.ranked[i];
-      if (other.order > own.order) before += Pack(1, other.mass);
+      if (other.order > own.order) before += other.tally;
     }
-    chosen = row.WantsMore(before);
-    const uint64_t after = before + Pack(1, own.mass);
-    if (chosen && !row.WantsMore(after)) s.taken = MassOf(after);  // the last one chosen
-  }
-  const uint32_t bits = __ballot_sync(kFullMask, chosen);
-  if (from < row.members && lane == 0)
-    s.count_of[from] = static_cast<uint32_t>(s.messages[from][0] & 0xffffffffu) + __popc(bits);
-  if (chosen && from == row.me) {
-    const auto at = static_cast<int32_t>(~static_cast<uint32_t>(own.order)) - row.FirstBlock();
-    atomicOr(&s.bits[at / 32], 1u << at % 32);
+    if (row.WantsMore(before)) {
+      const uint64_t after = before + own.tally;
+      if (!row.WantsMore(after)) s.taken = MassOf(after);  // the last one chosen
+      const auto b = static_cast<int32_t>(~static_cast<uint32_t>(own.order));
+      const int owner = b / (kThreads * kItems);
+      atomicAdd(&s.count_of[owner], 1);
+      const int at = b - row.FirstBlock();
+      if (owner == row.me) atomicOr(&s.bits[at / 32], 1u << at % 32);
+    }
   }
   __syncthreads();
 }
@@ -306,7 +305,7 @@ __device__ inline void ChooseByScore(ClusterRow<kItems>& row, const float* lse, 
   FindBoundary(row, s);
   MarkAndTell(row, s);
   const int lane = threadIdx.x % 32;
-  const bool too_many = lane < row.members && s.messages[lane][0] >> 32 > kWords - 1;
+  const bool too_many = lane < row.members && s.messages[lane][0].order >> 32 > kWords - 1;
   if (__any_sync(kFullMask, too_many)) {
     Bisect(row, s);
   } else {
@@ -365,8 +364,9 @@ __global__ __launch_bounds__(kThreads) void SelectClusterKernel(
   AllowNext();
   ClusterRow<kItems> row;
   row.members = ClusterSize();
+  row.log_members = __ffs(row.members) - 1;
   row.me = ClusterRank();
-  const int choice = static_cast<int>(blockIdx.x) / row.members;
+  const int choice = static_cast<int>(blockIdx.x) >> row.log_members;
   row.rule = args.rules[choice / args.groups];
   row.plan = PlanBudget(row.rule, args.batch.kv_len[choice / args.groups], args.block_tokens);
   for (int i = threadIdx.x; i < 3 * kBins; i += kThreads) s.histogram[i / kBins][i % kBins] = 0;

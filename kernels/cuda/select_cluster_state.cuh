@@ -13,7 +13,8 @@ namespace {
 
 constexpr int kThreads = 512;
 constexpr int kWarps = kThreads / 32;
-constexpr int kBins = 1024;
+constexpr int kLogBins = 10;
+constexpr int kBins = 1 << kLogBins;
 constexpr int kMostMembers = 16;
 constexpr int kMostItems = 8;  // blocks of a thread
 constexpr int kWords = 32;     // of a message: what its sender is sure of, then candidates
@@ -22,9 +23,9 @@ static_assert(kMostMembers * kThreads * kMostItems <= kPackedBlocks);
 
 enum Exchange { kExtremes, kParts, kSums, kCandidates, kTrial, kTrialToo, kExchanges };
 
-struct Ranked {
+struct alignas(16) Ranked {
   uint64_t order;
-  uint32_t mass;
+  uint64_t tally;  // Pack(1, its mass)
 };
 
 struct ClusterShared {
@@ -32,13 +33,13 @@ struct ClusterShared {
   uint64_t extremes[kMostMembers];  // residual top, complement of the bottom (BudgetOrder)
   alignas(16) uint64_t parts[kBins + kMostMembers * kSlicePad];  // [member, bins of a slice]
   alignas(16) uint64_t bins[kBins];                              // count << kCountShift | mass
-  uint64_t messages[kMostMembers][kWords];
+  Ranked messages[kMostMembers][kWords];                         // the first order is a header
   uint64_t trials[2][kMostMembers];
   union {
     uint32_t histogram[3][kBins];  // low bits of masses (and the count), high bits, count
     Ranked ranked[kMostMembers * kWords];
   };
-  uint64_t listed[kWords];
+  Ranked listed[kWords];
   uint64_t of_warp[kWarps];
   uint2 extremes_of_warp[kWarps];
   uint32_t bits[kWarps * kMostItems];  // of the chosen blocks, in order
@@ -66,6 +67,9 @@ __device__ inline uint64_t MassOf(uint64_t packed) {
 __device__ inline uint64_t ShuffleUp(uint64_t v, int offset) {
   return __shfl_up_sync(kFullMask, static_cast<unsigned long long>(v), offset);
 }
+__device__ inline uint64_t ShuffleFrom(uint64_t v, int lane) {
+  return __shfl_sync(kFullMask, static_cast<unsigned long long>(v), lane);
+}
 __device__ inline uint64_t WarpAdd(uint64_t v) {
   for (int offset = 16; offset > 0; offset /= 2)
     v += __shfl_xor_sync(kFullMask, static_cast<unsigned long long>(v), offset);
@@ -77,10 +81,12 @@ template <int kItems>
 struct ClusterRow {
   BudgetRule rule;
   BudgetPlan plan;
-  int members;
+  int members;      // a power of two
+  int log_members;  // divisions by members are shifts: instructions bound a selection
   int me;
   float x[kItems];  // scores; NaN is -inf
   int bin[kItems];  // of residual blocks; -1 of others
+  uint32_t mass[kItems];
   float top = 0;
   float scale = 0;
   float origin = 0;
@@ -116,7 +122,7 @@ __device__ inline void OpenExchanges(ClusterShared& s, int members) {
   BarrierExpect(&s.barriers[kExtremes], members * 8);
   BarrierExpect(&s.barriers[kParts], kBins * 8);
   BarrierExpect(&s.barriers[kSums], kBins * 8);
-  BarrierExpect(&s.barriers[kCandidates], members * kWords * 8);
+  BarrierExpect(&s.barriers[kCandidates], members * kWords * static_cast<int>(sizeof(Ranked)));
   BarrierExpect(&s.barriers[kTrial], members * 8);
   BarrierExpect(&s.barriers[kTrialToo], members * 8);
 }
@@ -154,6 +160,7 @@ __device__ inline void FillHistogram(ClusterRow<kItems>& row, ClusterShared& s) 
   for (int k = 0; k < kItems; ++k) {
     const bool counts = row.IsResidual(row.Block(k));
     const uint32_t mass = counts ? BudgetMass(row.x[k], row.top) : 0;
+    row.mass[k] = mass;
     row.bin[k] = counts ? row.BinOf(row.x[k]) : -1;
     const int bin = row.bin[k];
     if (__all_sync(kFullMask, bin == __shfl_sync(kFullMask, bin, 0))) {

@@ -21,6 +21,7 @@ constexpr int kMaxGroups = 16;  // whose running sums fit in shared memory
 template <int kDim>
 struct Bf16Keys {
   static constexpr int kWords = kDim / 8;
+  static constexpr int kKeyBytes = 2 * kDim;
   uint4 raw[2][kDim / 32];
 
   __device__ void Load(const uint8_t* tile) {
@@ -260,13 +261,13 @@ __global__ __launch_bounds__(kWarps * 32, kBlocksPerSm) void ScoreMmaKernel(
   const int kv_len = args.batch.kv_len[row];
   const int blocks = (kv_len + layer.block_tokens - 1) / layer.block_tokens;
   const int tiles = layer.block_tokens / kKeyTile;
-  const int tile_bytes =
-      kKeyTile * static_cast<int>(SelectorKeyBytes(layer.selector_format, layer.selector_dim));
+  constexpr int kTileBytes = kKeyTile * Keys::kKeyBytes;
   const int step = static_cast<int>(gridDim.x) * kWarps;
   int block = static_cast<int>(blockIdx.x) * kWarps + static_cast<int>(threadIdx.x) / 32;
   Keys ahead;
   const auto load = [&](int b, int tile) {
-    ahead.Load(SelectorBlock(layer, PhysicalBlock(args.batch, row, b)) + tile * tile_bytes);
+    const int64_t at = int64_t{PhysicalBlock(args.batch, row, b)} * tiles + tile;
+    ahead.Load(static_cast<const uint8_t*>(layer.selector_keys) + at * kTileBytes);
   };
   // The step itself writes to the newest block only: older ones may be read at once.
   const bool older = block + 1 < blocks;
