@@ -7,6 +7,13 @@
 
 namespace spotd::text::jinja {
 
+size_t Arguments::weight() const {
+  size_t sum = 0;
+  for (const Value& value : positional) sum += value.weight();
+  for (const auto& [name, value] : named) sum += value.weight();
+  return sum;
+}
+
 absl::StatusOr<Bound> Bound::Bind(const Arguments& arguments,
                                   std::initializer_list<const char*> parameters) {
   Bound bound;

@@ -13,6 +13,9 @@
 namespace spotd::text::jinja {
 
 struct Arguments {
+  // The work of walking over them once, which whoever takes them may do.
+  size_t weight() const;
+
   std::vector<Value> positional;
   std::vector<std::pair<std::string, Value>> named;
 };

@@ -25,7 +25,7 @@ absl::StatusOr<Value> ApplyFilter(const std::string& name, const Value& value,
   const Filter* filter = FindFilter(name);
   if (filter == nullptr) return InvalidArgument("there is no filter \"", name, "\"");
   const size_t size = value.Is(Value::Kind::kString) ? value.AsString().size() / 4 : value.weight();
-  SPOTD_RETURN_IF_ERROR(budget->Spend(size + 1));
+  SPOTD_RETURN_IF_ERROR(budget->Spend(size + 1 + arguments.weight()));
   return (*filter)(value, arguments, budget);
 }
 

@@ -13,7 +13,8 @@ using Kind = Value::Kind;
 using Result = absl::StatusOr<Value>;
 
 // The entries of an optional dict argument, then the named arguments.
-absl::StatusOr<std::vector<std::pair<Value, Value>>> Entries(const Arguments& arguments) {
+absl::StatusOr<std::vector<std::pair<Value, Value>>> Entries(const Arguments& arguments,
+                                                             Budget* budget) {
   std::vector<std::pair<Value, Value>> entries;
   if (arguments.positional.size() > 1) return InvalidArgument("too many arguments");
   if (!arguments.positional.empty()) {
@@ -24,11 +25,13 @@ absl::StatusOr<std::vector<std::pair<Value, Value>>> Entries(const Arguments& ar
   }
   for (const auto& [name, value] : arguments.named)
     entries.emplace_back(Value::String(name), value);
+  // Each is compared with all before it.
+  SPOTD_RETURN_IF_ERROR(budget->Spend(entries.size() * entries.size() / 4));
   return entries;
 }
 
-Result MakeNamespace(const Arguments& arguments) {
-  SPOTD_ASSIGN_OR_RETURN(const auto entries, Entries(arguments));
+Result MakeNamespace(const Arguments& arguments, Budget* budget) {
+  SPOTD_ASSIGN_OR_RETURN(const auto entries, Entries(arguments, budget));
   auto space = std::make_shared<Namespace>();
   for (const auto& [name, value] : entries) {
     if (!name.Is(Kind::kString)) return InvalidArgument("a namespace has names, not numbers");
@@ -77,11 +80,12 @@ Result StrftimeNow(const Arguments& arguments, std::chrono::system_clock::time_p
 
 absl::StatusOr<Value> CallFunction(const std::string& name, const Arguments& arguments,
                                    std::chrono::system_clock::time_point now, Budget* budget) {
-  if (name == "namespace") return MakeNamespace(arguments);
+  SPOTD_RETURN_IF_ERROR(budget->Spend(arguments.weight()));
+  if (name == "namespace") return MakeNamespace(arguments, budget);
   if (name == "range") return Range(arguments, budget);
   if (name == "strftime_now") return StrftimeNow(arguments, now);
   if (name == "dict") {
-    SPOTD_ASSIGN_OR_RETURN(auto entries, Entries(arguments));
+    SPOTD_ASSIGN_OR_RETURN(auto entries, Entries(arguments, budget));
     return MakeDict(std::move(entries));
   }
   SPOTD_ASSIGN_OR_RETURN(const Bound bound, Bound::Bind(arguments, {"message"}));

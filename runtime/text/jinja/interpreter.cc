@@ -307,7 +307,10 @@ Result Interpreter::EvaluateContainer(const Expression& expression, Scope* scope
               MakeSequence(std::move(items), expression.kind == Expression::Kind::kTuple));
   }
   std::vector<std::pair<Value, Value>> entries;
-  for (size_t i = 0; i < items.size(); i += 2) entries.emplace_back(items[i], items[i + 1]);
+  for (size_t i = 0; i < items.size(); i += 2) {
+    if (auto spent = budget_.Spend(items[i].weight()); !spent.ok()) return At(expression.at, spent);
+    entries.emplace_back(items[i], items[i + 1]);
+  }
   return At(expression.at, MakeDict(std::move(entries)));
 }
 
@@ -427,19 +430,12 @@ Result Interpreter::CallMacro(const Callable& callable, const Arguments& argumen
 }  // namespace
 
 void Scope::Set(const std::string& name, Value value) {
-  for (auto& [existing, old] : values_) {
-    if (existing != name) continue;
-    old = std::move(value);
-    return;
-  }
-  values_.emplace_back(name, std::move(value));
+  values_.insert_or_assign(name, std::move(value));
 }
 
 const Value* Scope::Find(const std::string& name) const {
   for (const Scope* scope = this; scope != nullptr; scope = scope->parent_) {
-    for (const auto& [existing, value] : scope->values_) {
-      if (existing == name) return &value;
-    }
+    if (const auto at = scope->values_.find(name); at != scope->values_.end()) return &at->second;
   }
   return nullptr;
 }

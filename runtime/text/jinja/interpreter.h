@@ -2,6 +2,7 @@
 #pragma once
 
 #include <chrono>
+#include <map>
 #include <string>
 #include <utility>
 #include <vector>
@@ -24,7 +25,7 @@ class Scope {
 
  private:
   Scope* parent_;
-  std::vector<std::pair<std::string, Value>> values_;
+  std::map<std::string, Value> values_;
 };
 
 struct RenderOptions {

@@ -401,8 +401,8 @@ Result CallMethod(const Value& object, const std::string& name, const Arguments&
                   Budget* budget) {
   const Method* method = FindMethod(object, name);
   if (method == nullptr) return InvalidArgument("a ", object.TypeName(), " has no method ", name);
-  if (object.Is(Kind::kString))
-    SPOTD_RETURN_IF_ERROR(budget->Spend(object.AsString().size() / 4 + 1));
+  const size_t size = object.Is(Kind::kString) ? object.AsString().size() / 4 : 0;
+  SPOTD_RETURN_IF_ERROR(budget->Spend(size + 1 + arguments.weight()));
   return (*method)(object, arguments, budget);
 }
 

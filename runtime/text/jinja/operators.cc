@@ -301,6 +301,7 @@ absl::StatusOr<Value> GetAttribute(const Value& object, const std::string& name)
 
 absl::StatusOr<Value> GetItem(const Value& object, const Value& key, Budget* budget) {
   if (object.Is(Kind::kUndefined)) return Unusable(object);
+  SPOTD_RETURN_IF_ERROR(budget->Spend(key.weight()));
   if (object.Is(Kind::kDict)) {
     if (const Value* found = object.Find(key)) return *found;
   } else if (IsInteger(key) && object.Is(Kind::kList)) {

@@ -108,7 +108,8 @@ Result ApplyTest(const std::string& name, const Value& value, const Arguments& a
                  Budget* budget) {
   const auto it = Tests().find(name);
   if (it == Tests().end()) return InvalidArgument("there is no test \"", name, "\"");
-  if (value.Is(Kind::kString)) SPOTD_RETURN_IF_ERROR(budget->Spend(1));
+  const size_t size = value.Is(Kind::kString) ? value.AsString().size() / 4 : 0;
+  SPOTD_RETURN_IF_ERROR(budget->Spend(size + 1 + arguments.weight()));
   return it->second(value, arguments, budget);
 }
 

@@ -104,7 +104,8 @@ int Value::depth() const {
 size_t Value::weight() const {
   if (Is(Kind::kList)) return std::get<std::shared_ptr<const ListData>>(data_)->weight;
   if (Is(Kind::kDict)) return std::get<std::shared_ptr<const DictData>>(data_)->weight;
-  return 1;
+  // Text is compared many bytes at a time.
+  return Is(Kind::kString) ? 1 + AsString().size() / 64 : 1;
 }
 
 bool Value::Truth() const {

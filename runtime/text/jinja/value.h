@@ -83,8 +83,8 @@ class Value {
 
   // How deep containers are nested in this value; 0 for a value that is none.
   int depth() const;
-  // Values inside, counted as often as they are reached: the work of walking over this one. At
-  // least 1.
+  // Values inside, counted as often as they are reached, long text as several: the work of walking
+  // over this one. At least 1.
   size_t weight() const;
 
   // As Python's bool() and ==.

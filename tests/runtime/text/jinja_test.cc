@@ -114,6 +114,58 @@ TEST(JinjaTest, WorkIsBounded) {
   }
 }
 
+// Whatever looks at long text, or at many values, pays for it each time.
+TEST(JinjaTest, WorkOnLongTextIsBounded) {
+  const std::string setup =
+      "{% set x = 'a' * 4000000 %}{% set y = 'a' * 4000000 %}{% set d = {x: 1} %}"
+      "{% set e = {'n0': 0} %}";
+  const char* repeated[] = {
+      "{% if x is lower %}{% endif %}",
+      "{% if x is upper %}{% endif %}",
+      "{% if x is sameas y %}{% endif %}",
+      "{% if x == y %}{% endif %}",
+      "{% if x < y %}{% endif %}",
+      "{% if y in [x] %}{% endif %}",
+      "{% if [x] == [y] %}{% endif %}",
+      "{% set z = d[y] %}",
+      "{% set z = d.get(y) %}",
+      "{% set z = e[y] %}",
+      "{% set z = 'a'.removeprefix(y) %}",
+      "{% set z = 'a'.find(y) %}",
+      "{% set z = ['a'] | join(y) %}",
+      "{% set z = {x: 1, y: 2} %}",
+      "{% set z = x | length %}",
+      "{% set z = x.upper() %}",
+      "{% set z = dict(names) %}",
+      "{% set z = namespace(names) %}",
+  };
+  std::string names = "{% set names = {";
+  for (int i = 0; i < 500; ++i) names += "'n" + std::to_string(i) + "': 1, ";
+  names += "} %}";
+  RenderOptions options = FixedClock();
+  options.max_work = size_t{16} << 20;
+  for (const std::string part : repeated) {
+    const std::string source = setup + names +
+                               "{% for a in range(99999) %}{% for b in range(99999) %}" + part +
+                               "{% endfor %}{% endfor %}";
+    const auto begin = std::chrono::steady_clock::now();
+    const auto rendered = RenderText(source, {}, options);
+    const std::chrono::duration<double> took = std::chrono::steady_clock::now() - begin;
+    EXPECT_EQ(rendered.status().code(), absl::StatusCode::kInvalidArgument) << part;
+    EXPECT_LT(took.count(), 20) << part;  // a second or so; far more where it is for nothing
+  }
+}
+
+TEST(JinjaTest, ManyNamesAreFoundAsQuicklyAsFew) {
+  std::string source;
+  for (int i = 0; i < 40000; ++i) source += "{% set n" + std::to_string(i) + " = 1 %}";
+  source += "{% for i in range(99999) %}{% set z = n1 %}{% set z = absent %}{% endfor %}";
+  const auto begin = std::chrono::steady_clock::now();
+  EXPECT_TRUE(RenderText(source, {}, FixedClock()).ok());
+  const std::chrono::duration<double> took = std::chrono::steady_clock::now() - begin;
+  EXPECT_LT(took.count(), 10);  // a fifth of a second; far more where each is looked at
+}
+
 TEST(JinjaTest, NestingIsBounded) {
   const auto repeat = [](const std::string& text, int times) {
     std::string out;
