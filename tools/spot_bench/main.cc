@@ -7,8 +7,8 @@
 
 #include "absl/flags/flag.h"
 #include "absl/flags/parse.h"
-#include "absl/flags/usage.h"
 #include "nlohmann/json.hpp"
+#include "tools/common/program_help.h"
 #include "tools/spot_bench/decode_command.h"
 #include "tools/spot_bench/layer_command.h"
 #include "tools/spot_bench/measure.h"
@@ -113,7 +113,7 @@ absl::Status Run(const std::string& command) {
 }  // namespace spotd::bench
 
 int main(int argc, char** argv) {
-  absl::SetProgramUsageMessage(spotd::bench::kUsage);
+  spotd::tools::SetProgramHelp(spotd::bench::kUsage, "tools/spot_bench/");
   const std::vector<char*> args = absl::ParseCommandLine(argc, argv);
   const std::string command = args.size() == 2 ? args[1] : "";
   const std::vector<std::string> known = {"prefill", "decode", "attention",

@@ -10,7 +10,6 @@
 
 #include "absl/flags/flag.h"
 #include "absl/flags/parse.h"
-#include "absl/flags/usage.h"
 #include "absl/strings/numbers.h"
 #include "kernels/backend.h"
 #include "kernels/core/status.h"
@@ -20,6 +19,7 @@
 #include "runtime/distill/trainer.h"
 #include "runtime/model/model_source.h"
 #include "runtime/text/tokenizer.h"
+#include "tools/common/program_help.h"
 #include "tools/spot_distill/calibrate.h"
 #include "tools/spot_distill/progress.h"
 
@@ -291,7 +291,7 @@ absl::Status Run() {
 }  // namespace spotd::distill
 
 int main(int argc, char** argv) {
-  absl::SetProgramUsageMessage(spotd::distill::kUsage);
+  spotd::tools::SetProgramHelp(spotd::distill::kUsage, "tools/spot_distill/");
   if (absl::ParseCommandLine(argc, argv).size() != 1) {
     std::fprintf(stderr, "spot-distill %s\n", spotd::distill::kUsage);
     return 2;

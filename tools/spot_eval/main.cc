@@ -5,8 +5,8 @@
 #include <vector>
 
 #include "absl/flags/parse.h"
-#include "absl/flags/usage.h"
 #include "kernels/core/status.h"
+#include "tools/common/program_help.h"
 #include "tools/spot_eval/commands.h"
 #include "tools/spot_eval/eval_options.h"
 
@@ -36,7 +36,7 @@ absl::Status Run(const std::string& command) {
 }  // namespace spotd::eval
 
 int main(int argc, char** argv) {
-  absl::SetProgramUsageMessage(spotd::eval::kUsage);
+  spotd::tools::SetProgramHelp(spotd::eval::kUsage, "tools/spot_eval/");
   const std::vector<char*> args = absl::ParseCommandLine(argc, argv);
   if (args.size() != 2) {
     std::fprintf(stderr, "spot-eval %s\n", spotd::eval::kUsage);

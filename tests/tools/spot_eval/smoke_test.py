@@ -130,6 +130,11 @@ class SmokeTest(unittest.TestCase):
         self.assertIn("cannot write", error("track", *model, "--prompts", "1", "--max_new_tokens", "1", "--policies", "window",
                                             "--out", self.dir / "no/such/folder.json"))
 
+    def test_help_lists_the_flags(self):
+        for program, flag in ("spot-eval", "--policies"), ("spot-distill", "--corpus"):
+            run = subprocess.run([BIN / program, "--help"], capture_output=True, text=True, check=False)
+            self.assertIn(flag + " (", run.stdout)
+
     def test_errors_before_the_work(self):
         def error(*args):
             return self.program("spot-eval", *args, ok=False)
