@@ -15,13 +15,14 @@ CompleteCall::CompleteCall(const ServiceContext& context, grpc::CallbackServerCo
     : context_(context), call_(context, "Complete", call), response_(response) {}
 
 grpc::ServerUnaryReactor* CompleteCall::Start(const ServiceContext& context,
+                                              const CompleteLimit& limit,
                                               grpc::CallbackServerContext* call,
                                               const grpc::ByteBuffer& request,
                                               grpc::ByteBuffer* response) {
   const std::shared_ptr<CompleteCall> complete(new CompleteCall(context, call, response));
   complete->self_ = complete;
-  const bool queued = context.workers->Submit([complete, request] {
-    absl::Status status = engine::GuardMemory([&] { return complete->Submit(request); });
+  const bool queued = context.workers->Submit([complete, request, &limit] {
+    absl::Status status = engine::GuardMemory([&] { return complete->Submit(limit, request); });
     if (!status.ok()) {
       complete->OnDone(std::move(status));
     }
@@ -30,12 +31,13 @@ grpc::ServerUnaryReactor* CompleteCall::Start(const ServiceContext& context,
   return complete.get();
 }
 
-absl::Status CompleteCall::Submit(const grpc::ByteBuffer& bytes) {
+absl::Status CompleteCall::Submit(const CompleteLimit& limit, const grpc::ByteBuffer& bytes) {
   SPOTD_RETURN_IF_ERROR(call_.identity().status());
   v1::CompleteRequest message;
   SPOTD_RETURN_IF_ERROR(ParseMessage(bytes, &message));
   SPOTD_ASSIGN_OR_RETURN(engine::GenerateRequest request,
                          ToGenerateRequest(message, call_.tenant(), context_));
+  SPOTD_RETURN_IF_ERROR(limit.Fit(&request));
   call_.Announce(context_.calls, cancel_);
   request.cancel = cancel_;
   request.deadline = call_.deadline();

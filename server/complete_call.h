@@ -8,6 +8,7 @@
 #include "absl/status/statusor.h"
 #include "runtime/engine/request.h"
 #include "server/call.h"
+#include "server/reply_limit.h"
 #include "server/service_context.h"
 #include "spotd/v1/inference.pb.h"
 
@@ -18,8 +19,8 @@ class CompleteCall final : public grpc::ServerUnaryReactor,
                            public std::enable_shared_from_this<CompleteCall> {
  public:
   // Starts the call; gRPC and the engine own it from here on. `response` is filled before the call
-  // finishes.
-  static grpc::ServerUnaryReactor* Start(const ServiceContext& context,
+  // finishes. `limit` must outlive the call.
+  static grpc::ServerUnaryReactor* Start(const ServiceContext& context, const CompleteLimit& limit,
                                          grpc::CallbackServerContext* call,
                                          const grpc::ByteBuffer& request,
                                          grpc::ByteBuffer* response);
@@ -38,7 +39,7 @@ class CompleteCall final : public grpc::ServerUnaryReactor,
   CompleteCall(const ServiceContext& context, grpc::CallbackServerContext* call,
                grpc::ByteBuffer* response);
 
-  absl::Status Submit(const grpc::ByteBuffer& bytes);
+  absl::Status Submit(const CompleteLimit& limit, const grpc::ByteBuffer& bytes);
 
   const ServiceContext& context_;
   Call call_;

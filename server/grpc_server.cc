@@ -9,19 +9,18 @@
 #include <climits>
 
 #include "kernels/core/status.h"
+#include "server/reply_limit.h"
 
 namespace spotd::server {
 namespace {
-
-constexpr int kMaxMessageBytes = 16 << 20;
 
 constexpr std::array<const char*, 3> kServiceNames = {
     "spotd.v1.SessionService", "spotd.v1.InferenceService", "spotd.v1.ModelService"};
 
 // During a long prefill no data flows; clients and proxies may ping meanwhile, also without calls.
 void SetConnectionOptions(const GrpcOptions& options, grpc::ServerBuilder* builder) {
-  builder->SetMaxReceiveMessageSize(kMaxMessageBytes);
-  builder->SetMaxSendMessageSize(kMaxMessageBytes);
+  builder->SetMaxReceiveMessageSize(static_cast<int>(kMaxMessageBytes));
+  builder->SetMaxSendMessageSize(static_cast<int>(kMaxMessageBytes));
   builder->AddChannelArgument(GRPC_ARG_ALLOW_REUSEPORT, 0);  // two servers on one port: an error
   builder->AddChannelArgument(GRPC_ARG_KEEPALIVE_PERMIT_WITHOUT_CALLS, 1);
   builder->AddChannelArgument(GRPC_ARG_HTTP2_MIN_RECV_PING_INTERVAL_WITHOUT_DATA_MS,

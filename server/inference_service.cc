@@ -4,6 +4,7 @@
 #include "kernels/core/status.h"
 #include "server/append_stream.h"
 #include "server/complete_call.h"
+#include "server/reply_limit.h"
 #include "server/requests.h"
 #include "server/service_context.h"
 #include "server/status_map.h"
@@ -22,7 +23,8 @@ using RawService = S::WithRawCallbackMethod_Append<
 
 class InferenceServiceImpl final : public RawService {
  public:
-  explicit InferenceServiceImpl(const ServiceContext& context) : context_(context) {}
+  explicit InferenceServiceImpl(const ServiceContext& context)
+      : context_(context), complete_limit_(*context.engine) {}
 
   grpc::ServerBidiReactor<grpc::ByteBuffer, grpc::ByteBuffer>* Append(
       grpc::CallbackServerContext* call) override {
@@ -37,7 +39,7 @@ class InferenceServiceImpl final : public RawService {
   grpc::ServerUnaryReactor* Complete(grpc::CallbackServerContext* call,
                                      const grpc::ByteBuffer* request,
                                      grpc::ByteBuffer* response) override {
-    return CompleteCall::Start(context_, call, *request, response);
+    return CompleteCall::Start(context_, complete_limit_, call, *request, response);
   }
 
   grpc::ServerUnaryReactor* Abort(grpc::CallbackServerContext* call,
@@ -74,6 +76,7 @@ class InferenceServiceImpl final : public RawService {
   }
 
   const ServiceContext& context_;
+  const CompleteLimit complete_limit_;
 };
 
 }  // namespace

@@ -13,6 +13,7 @@
 #include "runtime/engine/out_of_memory.h"
 #include "server/call.h"
 #include "server/generate_request.h"
+#include "server/reply_limit.h"
 #include "server/service_context.h"
 
 namespace spotd::server {
@@ -37,6 +38,7 @@ grpc::ServerUnaryReactor* RunUnary(
       Request request;
       SPOTD_RETURN_IF_ERROR(ParseMessage(*raw.request, &request));
       SPOTD_ASSIGN_OR_RETURN(const Response response, handle(request, call->tenant()));
+      SPOTD_RETURN_IF_ERROR(CheckReplyBytes(response.ByteSizeLong()));
       *raw.response = SerializeMessage(response);
       return absl::OkStatus();
     });

@@ -36,6 +36,12 @@ constexpr ReasonInfo kCatalogue[] = {
     {reason::kPromptTooLong, Code::kOutOfRange, false, "limit",
      "The input of one call has more bytes, or pieces, than the server takes.",
      "Send it in several Append calls; tokenise it in parts."},
+    {reason::kReplyTooLong, Code::kOutOfRange, false, "limit got",
+     "The reply might not fit one message of 16 MiB: a Complete asks for more tokens, with so many "
+     "candidates and log-probabilities, than can be answered at once. Nothing was computed. Or "
+     "what "
+     "Tokenize or Detokenize made has more bytes.",
+     "Ask for less at a time, or call Generate, which streams."},
     {reason::kContextOverflow, Code::kOutOfRange, false, "limit got",
      "Session and prompt together do not fit the context.", "Shorten, or rewind the session."},
     {reason::kPositionOutOfRange, Code::kOutOfRange, false, "limit got",
@@ -158,7 +164,8 @@ Every error of a spotd service is a gRPC status with `google.rpc.Status` details
   it a call must not be sent again unchanged, but for UNAVAILABLE, which another server may take.
 
 A call that carries a `request_id` may be sent again after any error, and after a lost connection: it happens once.
-A message over 16 MiB is refused by the gRPC library itself: RESOURCE_EXHAUSTED without details.
+A request over 16 MiB is refused by the gRPC library itself: RESOURCE_EXHAUSTED without details. So is a reply over what the client's
+library takes, 4 MiB in most languages unless it is told otherwise; the server's replies have at most 16 MiB.
 
 This page is written from the table in `runtime/engine/error_catalogue.cc`; a test fails when it is not current.
 

@@ -21,6 +21,7 @@ inline constexpr char kInvalidPolicy[] = "INVALID_POLICY";
 inline constexpr char kTemplateRefused[] = "CHAT_TEMPLATE_REFUSED";
 inline constexpr char kRequestIdReused[] = "REQUEST_ID_REUSED";
 inline constexpr char kPromptTooLong[] = "PROMPT_TOO_LONG";
+inline constexpr char kReplyTooLong[] = "REPLY_TOO_LONG";
 inline constexpr char kContextOverflow[] = "CONTEXT_OVERFLOW";
 inline constexpr char kPositionOutOfRange[] = "POSITION_OUT_OF_RANGE";
 inline constexpr char kSelectorMissing[] = "SELECTOR_MISSING";

@@ -159,6 +159,22 @@ std::map<std::string, Case> ArgumentCases() {
        }},
       {reason::kPromptTooLong,
        [] { return Generate(RequestFor("", std::string(2000, 'x'), 1), {"--max_prompt=1KiB"}); }},
+      {reason::kReplyTooLong,
+       [] {
+         TestServer server(65536);
+         grpc::ClientContext context;
+         v1::CompleteRequest request;
+         *request.add_prompt() = Text("prompt");
+         request.mutable_sampling()->set_max_tokens(60000);
+         request.mutable_sampling()->set_ignore_eos(true);
+         request.set_candidate_count(16);
+         request.set_top_logprobs(20);
+         v1::CompleteResponse response;
+         const grpc::Status status = server.inference().Complete(&context, request, &response);
+         EXPECT_EQ(FieldOf(status), "sampling.max_tokens");
+         EXPECT_EQ(server.engine().metrics().prompt_tokens_computed.load(), 0);
+         return status;
+       }},
       {reason::kContextOverflow,
        [] { return Generate(RequestFor("", std::string(2000, 'x'), 1)); }},
       {reason::kPositionOutOfRange,
