@@ -89,10 +89,12 @@ absl::Status CheckRope(const RopeConfig& rope, int32_t head_dim, const std::stri
   if (rope.rotary_dim < 2 || rope.rotary_dim > head_dim || rope.rotary_dim % 2 != 0) {
     return error("rotary dimension is ", rope.rotary_dim, " with a head dimension of ", head_dim);
   }
-  if (!(rope.theta > 1.0) || !std::isfinite(rope.theta)) return error("theta is ", rope.theta);
-  if (!(rope.factor > 0.0) || !std::isfinite(rope.factor)) {
-    return error("scaling factor is ", rope.factor);
-  }
+  // Wider than any checkpoint, narrow enough for the angles to be numbers; NaN is in no range.
+  const auto within = [](double value, double least, double most) {
+    return value >= least && value <= most;
+  };
+  if (!(rope.theta > 1.0 && rope.theta <= 1e12)) return error("theta is ", rope.theta);
+  if (!within(rope.factor, 1e-3, 1e6)) return error("scaling factor is ", rope.factor);
   const bool by_context = rope.scaling == RopeScaling::kYarn ||
                           (rope.scaling == RopeScaling::kLlama3 && rope.frequency_factors.empty());
   if (by_context && rope.original_context < 1) return error("original context is missing");
@@ -101,8 +103,13 @@ absl::Status CheckRope(const RopeConfig& rope, int32_t head_dim, const std::stri
     return error("low and high frequency factors are ", rope.low_freq_factor, " and ",
                  rope.high_freq_factor);
   }
-  if (!(rope.beta_fast > 0.0) || !(rope.beta_slow > 0.0) || !(rope.attention_factor >= 0.0)) {
-    return error("YaRN betas and attention factor must be positive");
+  if (!within(rope.beta_fast, 1e-6, 1e6) || !within(rope.beta_slow, 1e-6, 1e6) ||
+      !within(rope.attention_factor, 0.0, 1e3)) {
+    return error(
+        "YaRN betas and attention factor must be positive, and no larger than 1e6 and 1e3");
+  }
+  if (!within(rope.mscale, 0.0, 1e3) || !within(rope.mscale_all_dim, 0.0, 1e3)) {
+    return error("YaRN magnitudes are ", rope.mscale, " and ", rope.mscale_all_dim);
   }
   return absl::OkStatus();
 }

@@ -159,6 +159,17 @@ TEST_F(HfSourceTest, RefusesBadValues) {
   Refused(absl::StatusCode::kDataLoss, [](json& c) {
     c["rope_parameters"] = {{"rope_type", "yarn"}, {"factor", -1e300}};
   });
+  // Numbers, but the angles or their magnitude would be none.
+  for (const json& rope :
+       {json{{"rope_type", "linear"}, {"factor", 1e-300}},
+        json{{"rope_type", "yarn"}, {"factor", 1e300}},
+        json{{"rope_type", "yarn"}, {"factor", 4}, {"attention_factor", 1e300}},
+        json{{"rope_type", "yarn"}, {"factor", 4}, {"beta_fast", 1e300}},
+        json{{"rope_type", "yarn"}, {"factor", 4}, {"mscale", 1}, {"mscale_all_dim", -7.213}},
+        json{{"rope_type", "default"}, {"rope_theta", 1e300}}}) {
+    EXPECT_THAT(Refused(absl::StatusCode::kDataLoss, [&](json& c) { c["rope_parameters"] = rope; }),
+                HasSubstr("rotary"));
+  }
   Refused(absl::StatusCode::kDataLoss, [](json& c) {
     c["rope_parameters"] = {
         {"rope_type", "llama3"}, {"factor", 8}, {"low_freq_factor", 4}, {"high_freq_factor", 1}};
