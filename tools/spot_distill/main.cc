@@ -231,7 +231,30 @@ absl::Status TrainLoop(Trainer& trainer, const TrainerOptions& options) {
   return trainer.SaveCheckpoint(CheckpointPath());
 }
 
+// What calibration's own checks, which know the model, take for granted.
+absl::Status CheckCalibrationFlags() {
+  struct Range {
+    const char* flag;
+    double value;
+    double most;
+  };
+  const Range ranges[] = {{"--context", double(absl::GetFlag(FLAGS_context)), 1e9},
+                          {"--documents", double(absl::GetFlag(FLAGS_documents)), 1e6},
+                          {"--questions", double(absl::GetFlag(FLAGS_questions)), 1e6},
+                          {"--answer_weight", absl::GetFlag(FLAGS_answer_weight), 1e6},
+                          {"--tail", double(absl::GetFlag(FLAGS_tail)), 1e6},
+                          {"--rounds", double(absl::GetFlag(FLAGS_rounds)), 1000}};
+  for (const Range& range : ranges) {
+    // Written so that NaN is refused.
+    if (range.value >= 0 && range.value <= range.most) continue;
+    return InvalidArgument(range.flag, " must not be negative, nor more than ", range.most,
+                           ", got ", range.value);
+  }
+  return absl::OkStatus();
+}
+
 absl::Status RunCalibration() {
+  SPOTD_RETURN_IF_ERROR(CheckCalibrationFlags());
   CalibrateOptions options;
   options.model = absl::GetFlag(FLAGS_model);
   options.selector = absl::GetFlag(FLAGS_calibrate);

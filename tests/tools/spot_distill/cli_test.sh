@@ -42,7 +42,7 @@ cmp "$work/whole" "$work/part" || fail "a resumed run gave another selector"
 
 # Calibration has nothing to save: it ends at once.
 "$distill" --model "$model" --backend cpu --threads 2 --corpus "$work/corpus" --calibrate "$work/whole" \
-  --out "$work/endless" --context 640 --documents 4 --questions 4 --tail 32 --rounds 1000000 > /dev/null 2>&1 & pid=$!
+  --out "$work/endless" --context 640 --documents 4 --questions 4 --tail 32 --rounds 1000 > /dev/null 2>&1 & pid=$!
 sleep 1
 kill -TERM $pid
 for _ in $(seq 500); do kill -0 $pid 2> /dev/null || break; sleep 0.02; done
@@ -90,6 +90,10 @@ refused "no room" run --calibrate "$work/whole" --out "$work/x" --context 128
 refused "a text with a question has only" "$distill" --model "$model" --backend cpu --corpus "$work/corpus" --calibrate "$work/whole" \
   --out "$work/x" --context 640 --documents 1 --questions 1 --tail 630
 refused "must not be negative" run --calibrate "$work/whole" --out "$work/x" --context 128 --questions -1
+refused "questions must not" run --calibrate "$work/whole" --out "$work/x" --context 640 --questions 1500000000
+refused "answer_weight must not" run --calibrate "$work/whole" --out "$work/x" --context 128 --questions 0 --answer_weight inf
+refused "rounds must not" run --calibrate "$work/whole" --out "$work/x" --context 128 --questions 0 --rounds -1
+refused "context must not" run --calibrate "$work/whole" --out "$work/x" --context -128 --questions 0
 refused "not p_residual" run --calibrate "$work/whole" --out "$work/x" --rules p_most
 refused "density must be" run --calibrate "$work/whole" --out "$work/x" --density 1.5
 refused "another model" "$distill" --model "$other" --backend cpu --corpus "$work/corpus" \
