@@ -63,7 +63,7 @@ def interpolate(rows: list, x: str, y: str, at: float, log_y: bool = True) -> fl
 def at_equal_kl(rows: list, what: str, kl: float) -> float | None:
     """`what` where the curve reaches this KL: linear in log KL; None outside the measured range."""
     points = sorted((math.log(max(r["kl"], 1e-9)), r[what]) for r in rows)
-    at = math.log(kl)
+    at = math.log(max(kl, 1e-9))
     for (k0, w0), (k1, w1) in zip(points, points[1:]):
         if k0 <= at <= k1 and k1 > k0:
             return w0 + (w1 - w0) * (at - k0) / (k1 - k0)
@@ -246,16 +246,28 @@ def calibration_floors(tasks: dict, policy: str) -> list:
              verdict(r["reliability"]["calibration_error"] <= 0.02)] for r in (ends[:1] + ends[-1:] if len(ends) > 1 else ends)]
 
 
+def student_t975(degrees: int) -> float:
+    """The 0.975 quantile of Student's t distribution, as spot-eval's statistics.cc has it."""
+    small = (12.706, 4.303, 3.182, 2.776)
+    if degrees <= len(small):
+        return small[degrees - 1]
+    z, n = 1.959964, degrees
+    return (z + (z**3 + z) / (4 * n) + (5 * z**5 + 16 * z**3 + 3 * z) / (96 * n**2) +
+            (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / (384 * n**3))
+
+
 def difference_of_kl(report: dict, policy: str, context: int, keys: str) -> tuple:
     """KL with `keys` against bf16 keys, as a share of the latter, and the 95% half-width, paired by document."""
     exact, rounded = (find(report, policy, context, k) for k in ("bf16", keys))
+    if exact["kl"] == 0:  # everything is read
+        return (0.0 if rounded["kl"] == 0 else math.inf), None
     share = rounded["kl"] / exact["kl"] - 1
     pairs = zip(rounded.get("per_document", {}).get("kl", []), exact.get("per_document", {}).get("kl", []))
     differences = [a - b for a, b in pairs]
     if len(differences) < 2:
         return share, None
-    # Student's t for 24 and for 50 and more.
-    return share, (2.0 if len(differences) > 40 else 2.07) * statistics.stdev(differences) / math.sqrt(len(differences)) / exact["kl"]
+    error = statistics.stdev(differences) / math.sqrt(len(differences))
+    return share, student_t975(len(differences) - 1) * error / exact["kl"]
 
 
 def share_text(share: float, half: float | None) -> str:

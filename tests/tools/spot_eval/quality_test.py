@@ -47,6 +47,24 @@ class QualityTest(unittest.TestCase):
         self.assertAlmostEqual(tables.at_equal_kl(quest, "density", 0.02), 0.15)
         self.assertIsNone(tables.at_equal_kl(quest, "density", 0.005))
 
+    def test_where_everything_is_read(self):
+        rows = [row("quest@0.10", "", 0.1, 0.02), row("quest@0.20", "", 0.2, 0.0)]
+        self.assertAlmostEqual(tables.at_equal_kl(rows, "density", 0.0), 0.2)
+        self.assertIsNone(tables.at_equal_kl(rows[:1], "density", 0.0))
+        keys = report(*(row("topk@0.10", k, 0.1, 0.0) for k in ("bf16", "int4")))
+        self.assertEqual(tables.difference_of_kl(keys, "topk@0.10", 8192, "int4"), (0.0, None))
+
+    def test_intervals_of_few_documents_are_wide(self):
+        def keys(name, kls):
+            return row("topk@0.10", name, 0.1, sum(kls) / len(kls), per_document={"kl": kls})
+        two = report(keys("bf16", [0.01, 0.03]), keys("int4", [0.012, 0.034]))
+        share, half = tables.difference_of_kl(two, "topk@0.10", 8192, "int4")
+        self.assertAlmostEqual(share, 0.15)
+        # The standard error of the differences 0.002 and 0.004 is 0.001.
+        self.assertAlmostEqual(half, 12.706 * 0.001 / 0.02)
+        for degrees, quantile in ((1, 12.706), (5, 2.571), (9, 2.262), (23, 2.069), (68, 1.995)):
+            self.assertAlmostEqual(tables.student_t975(degrees), quantile, delta=0.003 * quantile)
+
     def test_floors_judge_the_default_and_the_best_within_the_density(self):
         text = tables.floors_table("smollm2-135m", {"ppl": self.ppl})
         self.assertIn("| distilled@0.8 | density | <= 0.15 | 0.180 | **not met** |", text)
