@@ -89,7 +89,8 @@ TEST(GrpcServerTest, LogsRequestIdAndTraceAndEchoesTheId) {
 }
 
 TEST(GrpcServerTest, APortInUseIsAnErrorThatNamesIt) {
-  server::ServiceContext context;
+  TestServer server;
+  const server::ServiceContext& context = server.context();
   const auto first = server::GrpcServer::Start({.listen = "127.0.0.1:0"}, context);
   ASSERT_TRUE(first.ok()) << first.status();
   ASSERT_GT((*first)->port(), 0);
