@@ -4,6 +4,8 @@
 #include <charconv>
 #include <cmath>
 #include <deque>
+#include <iomanip>
+#include <limits>
 #include <map>
 #include <vector>
 
@@ -21,6 +23,11 @@ using formats::SafetensorsOutput;
 using Metadata = std::map<std::string, std::string>;
 
 constexpr const char* kStepKey = "next_step";
+
+// A number that is read back as it is.
+std::string Exactly(double value) {
+  return Concat(std::setprecision(std::numeric_limits<double>::max_digits10), value);
+}
 
 SafetensorsOutput FlatOutput(const std::string& name, const std::vector<float>& values) {
   return {name,
@@ -62,7 +69,7 @@ RunIdentity IdentityOf(const TrainerOptions& o, const model::ModelConfig& model,
           {"heads", Concat(o.selector.heads)},
           {"groups", Concat(o.selector.groups)},
           {"dim", Concat(o.selector.dim)},
-          {"rope_theta", Concat(o.selector.rope_theta)},
+          {"rope_theta", Exactly(o.selector.rope_theta)},
           {"length", Concat(o.length)},
           {"sequences", Concat(o.sequences_per_step)},
           {"tokens", Concat(o.tokens)},
@@ -143,7 +150,7 @@ absl::Status WriteSelector(const std::string& path, const TrainerOptions& option
                                     {"heads", Concat(options.selector.heads)},
                                     {"groups", Concat(options.selector.groups)},
                                     {"dim", Concat(options.selector.dim)},
-                                    {"rope_theta", Concat(options.selector.rope_theta)},
+                                    {"rope_theta", Exactly(options.selector.rope_theta)},
                                     {"block_size", Concat(options.selector.block_size)},
                                     {"training_tokens", Concat(tokens)},
                                     {"training_length", Concat(options.length)}});

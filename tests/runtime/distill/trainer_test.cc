@@ -158,6 +158,15 @@ TEST_F(TrainerTest, LossFallsAndTheFileLoads) {
   EXPECT_TRUE((*loaded)->Tensor(1, "q").ok());
 }
 
+TEST_F(TrainerTest, TheFileHasTheThetaThatWasTrainedWith) {
+  TrainerOptions options = Options();
+  options.selector.rope_theta = 283461213.0;  // of a checkpoint for 262,144 tokens
+  ASSERT_TRUE(NewTrainer(options)->SaveSelector(Path("selector")).ok());
+  const auto selector = model::OpenSelector(Path("selector"), source_.config());
+  ASSERT_TRUE(selector.ok()) << selector.status();
+  EXPECT_EQ((*selector)->config().rope_theta, options.selector.rope_theta);
+}
+
 TEST_F(TrainerTest, AChoiceForEachKvHeadIsLearntAndResumed) {
   TrainerOptions options = Options();
   options.tokens *= 3;
