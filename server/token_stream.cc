@@ -16,6 +16,8 @@ namespace {
 // buffer of one window (64 KiB) this is all that a client that does not read can make the server
 // hold.
 constexpr int kMaxPendingTokens = 64;
+// Of one message: with the most log-probabilities that can be asked for, far less than gRPC allows.
+constexpr int kMaxDeltaTokens = 1024;
 
 }  // namespace
 
@@ -69,8 +71,14 @@ void TokenStream::OnPrefill(int32_t done, int32_t total) {
 void TokenStream::OnToken(const engine::TokenEvent& event) {
   {
     std::lock_guard lock(mutex_);
-    AddToken(event, &deltas_[event.candidate]);
+    v1::TokenDelta& delta = deltas_[event.candidate];
+    AddToken(event, &delta);
+    delta.set_candidate(event.candidate);
     ++pending_tokens_;
+    if (delta.token_ids_size() == kMaxDeltaTokens) {
+      full_.push_back(std::move(delta));
+      deltas_.erase(event.candidate);
+    }
   }
   Poke();
 }
@@ -94,12 +102,15 @@ bool TokenStream::TakeMessage(grpc::ByteBuffer* out) {
   v1::GenerateResponse message;
   if (prefill_.has_value()) {
     *message.mutable_prefill() = *std::exchange(prefill_, std::nullopt);
+  } else if (!full_.empty()) {
+    message.mutable_delta()->Swap(&full_.front());
+    full_.pop_front();
+    pending_tokens_ -= message.delta().token_ids_size();
   } else if (!deltas_.empty()) {
     const auto first = deltas_.begin();
-    pending_tokens_ -= first->second.token_ids_size();
-    first->second.set_candidate(first->first);
     message.mutable_delta()->Swap(&first->second);
     deltas_.erase(first);
+    pending_tokens_ -= message.delta().token_ids_size();
   } else if (result_.has_value()) {
     *message.mutable_result() = ToProto(*result_, context_.block_tokens, keeps_session_);
     result_.reset();

@@ -1,6 +1,7 @@
 // Generate's stream: the engine's TokenSink on one side, a gRPC writer on the other.
 #pragma once
 
+#include <deque>
 #include <map>
 #include <memory>
 #include <optional>
@@ -36,8 +37,10 @@ class TokenStream final : public ResponseStream<grpc::ServerWriteReactor<grpc::B
   bool TakeMessage(grpc::ByteBuffer* out) override;
 
   bool keeps_session_ = false;
-  // The mailbox; guarded by mutex_. It holds at most kMaxPendingTokens + 1 tokens.
+  // The mailbox; guarded by mutex_. It holds at most kMaxPendingTokens + 1 tokens, but for a reply
+  // that is repeated from memory: that comes at once.
   std::optional<v1::PrefillProgress> prefill_;
+  std::deque<v1::TokenDelta> full_;           // deltas with as many tokens as a message should have
   std::map<int32_t, v1::TokenDelta> deltas_;  // by candidate; none without a token
   int pending_tokens_ = 0;
   std::optional<engine::GenerateResult> result_;

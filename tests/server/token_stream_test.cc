@@ -74,6 +74,28 @@ TEST_F(TokenStreamTest, AnAbandonedCompleteStops) {
   ExpectStopped();
 }
 
+// It comes from memory, faster than anybody reads: a message stays far under what gRPC allows.
+TEST_F(TokenStreamTest, ALongReplyThatIsRepeatedComesInSeveralMessages) {
+  v1::GenerateRequest request = RequestFor(server_.NewSession(), "go", 1500);
+  request.mutable_policy()->set_kind(v1::POLICY_KIND_WINDOW);
+  request.set_request_id("once");
+  const TestServer::Generated first = server_.Generate(request);
+  ASSERT_TRUE(first.status.ok()) << first.status.error_message();
+  grpc::ClientContext context;
+  const auto stream = server_.inference().Generate(&context, request);
+  std::vector<int32_t> tokens;
+  bool replayed = false;
+  for (v1::GenerateResponse response; stream->Read(&response);) {
+    const auto& ids = response.delta().token_ids();
+    EXPECT_LE(ids.size(), 1024);
+    tokens.insert(tokens.end(), ids.begin(), ids.end());
+    replayed = response.result().replayed();
+  }
+  EXPECT_TRUE(stream->Finish().ok());
+  EXPECT_TRUE(replayed);
+  EXPECT_EQ(tokens, first.tokens);
+}
+
 TEST_F(TokenStreamTest, ADeadlineStopsAnAppendAndAppendsNothingMore) {
   const std::string session = server_.NewSession();
   grpc::ClientContext context;
