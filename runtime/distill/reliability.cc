@@ -137,9 +137,10 @@ absl::StatusOr<std::vector<std::vector<double>>> MeasureReliability(
   ReliabilityObserver observer(backend, kernels, selector, shared, options.scales);
   for (size_t i = 0; i < documents.size(); ++i) {
     const auto length = static_cast<int32_t>(documents[i].size());
+    // Of the last quarter: an estimate must hold where contexts are as long as they get.
+    const int32_t newest = std::min(std::max(options.queries, length / 4), length);
     const std::vector<int32_t> rows =
-        SampleQueries(std::min(options.sink_tokens + options.recency_tokens, length / 2), length,
-                      options.queries, kSeed, static_cast<int64_t>(i));
+        SampleQueries(length - newest, length, options.queries, kSeed, static_cast<int64_t>(i));
     if (rows.size() != static_cast<size_t>(options.queries)) {
       return InvalidArgument("documents of ", length, " tokens are too short for ", options.queries,
                              " queries");

@@ -29,7 +29,6 @@ struct Texts {
   std::vector<TailDocument> judge;
 };
 
-constexpr int32_t kReliabilityChunk = 8192;
 constexpr size_t kReliabilityDocuments = 4;
 constexpr int32_t kSearchRows = 256;
 constexpr int32_t kSearchChunk = 2048;
@@ -94,7 +93,7 @@ absl::StatusOr<Metadata> FitTemperatures(const CalibrateOptions& options,
   SPOTD_ASSIGN_OR_RETURN(const auto kernels,
                          kernels::CreateDistillKernels(&model->backend(), options.threads));
   ReliabilityOptions reliability;
-  reliability.scales = {1.0f, 0.7f, 0.8f, 0.87f, 0.94f, 1.06f, 1.13f, 1.2f, 1.3f};
+  reliability.scales = {1.0f, 0.7f, 0.8f, 0.87f, 0.94f, 1.06f, 1.13f, 1.2f, 1.3f, 1.45f, 1.6f};
   const int32_t trained = std::min(std::max(selector->config().training_length, 512), context);
   reliability.queries = std::min(reliability.queries, trained / 2);
   Errors errors;
@@ -370,7 +369,6 @@ absl::Status Calibrate(const CalibrateOptions& options) {
                            "documents as long; found ",
                            documents.size());
   }
-  const int32_t reliable = std::min(context, kReliabilityChunk);
   const Documents few(documents.begin(),
                       documents.begin() + static_cast<std::ptrdiff_t>(
                                               std::min(documents.size(), kReliabilityDocuments)));
@@ -380,7 +378,7 @@ absl::Status Calibrate(const CalibrateOptions& options) {
   SPOTD_RETURN_IF_ERROR(CheckTail(questions, options.tail));
   // Temperatures and budgets are those of the weights as they are stored.
   SPOTD_RETURN_IF_ERROR(RewriteSelector(options.selector, options.out, {}, options.storage));
-  SPOTD_ASSIGN_OR_RETURN(const Metadata temperatures, FitTemperatures(options, few, reliable));
+  SPOTD_ASSIGN_OR_RETURN(const Metadata temperatures, FitTemperatures(options, few, context));
   SPOTD_RETURN_IF_ERROR(RewriteSelector(options.out, options.out, temperatures));
   SPOTD_ASSIGN_OR_RETURN(const Metadata budget,
                          FitBudget(options, std::move(families), std::move(densities),
