@@ -7,6 +7,8 @@
 #include <iomanip>
 #include <limits>
 #include <map>
+#include <memory>
+#include <utility>
 #include <vector>
 
 #include "kernels/core/float16.h"
@@ -59,6 +61,76 @@ absl::StatusOr<int64_t> StepOf(const formats::SafetensorsFile& file) {
   if (step < 0) return DataLoss(file.path(), ": metadata ", kStepKey, " is missing or not a count");
   return step;
 }
+
+// A selector file with other metadata and perhaps other matrices, ready to be written.
+class Rewrite {
+ public:
+  static absl::StatusOr<std::unique_ptr<Rewrite>> Of(formats::MappedFile from,
+                                                     const Metadata& entries,
+                                                     SelectorStorage storage) {
+    SPOTD_ASSIGN_OR_RETURN(formats::SafetensorsFile file,
+                           formats::SafetensorsFile::Parse(std::move(from)));
+    std::unique_ptr<Rewrite> out(new Rewrite(std::move(file)));
+    SPOTD_RETURN_IF_ERROR(out->AddTensors(storage));
+    out->SetMetadata(entries);
+    return out;
+  }
+  const std::vector<SafetensorsOutput>& outputs() const { return outputs_; }
+  const Metadata& metadata() const { return metadata_; }
+
+ private:
+  explicit Rewrite(formats::SafetensorsFile file) : file_(std::move(file)) {}
+
+  absl::Status AddTensors(SelectorStorage storage) {
+    for (const auto& [name, tensor] : file_.tensors()) {
+      int8_ |= tensor.type_name == model::kInt8TypeName;
+      if (storage != SelectorStorage::kInt8 || tensor.shape.size() != 2 || !tensor.type ||
+          tensor.bytes == 0) {
+        outputs_.push_back({name, tensor.type_name, tensor.shape, tensor.data, tensor.bytes});
+        continue;
+      }
+      SPOTD_RETURN_IF_ERROR(AddPacked(name, tensor));
+    }
+    return absl::OkStatus();
+  }
+
+  absl::Status AddPacked(const std::string& name, const formats::SafetensorsTensor& tensor) {
+    const std::vector<float> values =
+        model::ToFloats({*tensor.type, tensor.shape, tensor.data, tensor.bytes});
+    if (!std::all_of(values.begin(), values.end(), [](float v) { return std::isfinite(v); })) {
+      return DataLoss(file_.path(), ": tensor ", name, " holds values that are not finite");
+    }
+    const model::Int8Matrix& matrix =
+        packed_.emplace_back(model::QuantizeInt8(values, tensor.shape[0]));
+    outputs_.push_back(
+        {name, model::kInt8TypeName, tensor.shape, matrix.codes.data(), matrix.codes.size()});
+    outputs_.push_back({model::Int8ScaleName(name),
+                        "F32",
+                        {tensor.shape[0]},
+                        matrix.scales.data(),
+                        matrix.scales.size() * sizeof(float)});
+    int8_ = true;
+    return absl::OkStatus();
+  }
+
+  void SetMetadata(const Metadata& entries) {
+    metadata_ = file_.metadata();
+    if (int8_) metadata_.insert_or_assign("format_version", std::string("2"));
+    for (const auto& [key, value] : entries) {
+      if (value.empty()) {
+        metadata_.erase(key);
+      } else {
+        metadata_[key] = value;
+      }
+    }
+  }
+
+  formats::SafetensorsFile file_;
+  std::vector<SafetensorsOutput> outputs_;  // pointing into file_ and packed_
+  std::deque<model::Int8Matrix> packed_;    // does not move what it holds
+  bool int8_ = false;
+  Metadata metadata_;
+};
 
 }  // namespace
 
@@ -163,43 +235,22 @@ absl::Status CheckWritable(const std::string& path) {
 absl::Status RewriteSelector(const std::string& from, const std::string& to,
                              const std::map<std::string, std::string>& entries,
                              SelectorStorage storage) {
-  SPOTD_ASSIGN_OR_RETURN(const formats::SafetensorsFile file, formats::SafetensorsFile::Open(from));
-  std::vector<SafetensorsOutput> outputs;
-  std::deque<model::Int8Matrix> packed;  // does not move what it holds
-  bool int8 = false;
-  for (const auto& [name, tensor] : file.tensors()) {
-    int8 |= tensor.type_name == model::kInt8TypeName;
-    if (storage != SelectorStorage::kInt8 || tensor.shape.size() != 2 || !tensor.type ||
-        tensor.bytes == 0) {
-      outputs.push_back({name, tensor.type_name, tensor.shape, tensor.data, tensor.bytes});
-      continue;
-    }
-    const std::vector<float> values =
-        model::ToFloats({*tensor.type, tensor.shape, tensor.data, tensor.bytes});
-    if (!std::all_of(values.begin(), values.end(), [](float v) { return std::isfinite(v); })) {
-      return DataLoss(from, ": tensor ", name, " holds values that are not finite");
-    }
-    const model::Int8Matrix& matrix =
-        packed.emplace_back(model::QuantizeInt8(values, tensor.shape[0]));
-    outputs.push_back(
-        {name, model::kInt8TypeName, tensor.shape, matrix.codes.data(), matrix.codes.size()});
-    outputs.push_back({model::Int8ScaleName(name),
-                       "F32",
-                       {tensor.shape[0]},
-                       matrix.scales.data(),
-                       matrix.scales.size() * sizeof(float)});
-    int8 = true;
-  }
-  Metadata metadata = file.metadata();
-  if (int8) metadata.insert_or_assign("format_version", std::string("2"));
-  for (const auto& [key, value] : entries) {
-    if (value.empty()) {
-      metadata.erase(key);
-    } else {
-      metadata[key] = value;
-    }
-  }
-  return formats::WriteSafetensors(to, outputs, metadata);
+  SPOTD_ASSIGN_OR_RETURN(formats::MappedFile file, formats::MappedFile::Open(from));
+  return RewriteSelector(std::move(file), to, entries, storage);
+}
+
+absl::Status RewriteSelector(formats::MappedFile from, const std::string& to,
+                             const std::map<std::string, std::string>& entries,
+                             SelectorStorage storage) {
+  SPOTD_ASSIGN_OR_RETURN(const auto rewrite, Rewrite::Of(std::move(from), entries, storage));
+  return formats::WriteSafetensors(to, rewrite->outputs(), rewrite->metadata());
+}
+
+absl::StatusOr<std::string> RewrittenSelector(formats::MappedFile from,
+                                              const std::map<std::string, std::string>& entries,
+                                              SelectorStorage storage) {
+  SPOTD_ASSIGN_OR_RETURN(const auto rewrite, Rewrite::Of(std::move(from), entries, storage));
+  return formats::SafetensorsBytes(rewrite->outputs(), rewrite->metadata());
 }
 
 }  // namespace spotd::distill

@@ -9,6 +9,7 @@
 #include "absl/status/statusor.h"
 #include "runtime/distill/parameters.h"
 #include "runtime/distill/trainer.h"
+#include "runtime/formats/mapped_file.h"
 #include "runtime/model/model_config.h"
 
 namespace spotd::distill {
@@ -47,5 +48,13 @@ enum class SelectorStorage : uint8_t {
 absl::Status RewriteSelector(const std::string& from, const std::string& to,
                              const std::map<std::string, std::string>& entries,
                              SelectorStorage storage = SelectorStorage::kBf16);
+// The same of a file that is open.
+absl::Status RewriteSelector(formats::MappedFile from, const std::string& to,
+                             const std::map<std::string, std::string>& entries,
+                             SelectorStorage storage = SelectorStorage::kBf16);
+// The bytes that RewriteSelector would write.
+absl::StatusOr<std::string> RewrittenSelector(formats::MappedFile from,
+                                              const std::map<std::string, std::string>& entries,
+                                              SelectorStorage storage = SelectorStorage::kBf16);
 
 }  // namespace spotd::distill

@@ -118,4 +118,16 @@ absl::Status WriteSafetensors(const std::string& path,
   return absl::OkStatus();
 }
 
+std::string SafetensorsBytes(const std::vector<SafetensorsOutput>& tensors,
+                             const std::map<std::string, std::string>& metadata) {
+  const std::string header = Header(tensors, metadata);
+  const uint64_t header_bytes = header.size();
+  std::string bytes(reinterpret_cast<const char*>(&header_bytes), sizeof(header_bytes));
+  bytes += header;
+  for (const SafetensorsOutput& tensor : tensors) {
+    bytes.append(static_cast<const char*>(tensor.data), tensor.bytes);
+  }
+  return bytes;
+}
+
 }  // namespace spotd::formats

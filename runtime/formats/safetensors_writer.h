@@ -31,4 +31,8 @@ absl::Status WriteSafetensors(const std::string& path,
                               const std::vector<SafetensorsOutput>& tensors,
                               const std::map<std::string, std::string>& metadata);
 
+// The bytes of such a file.
+std::string SafetensorsBytes(const std::vector<SafetensorsOutput>& tensors,
+                             const std::map<std::string, std::string>& metadata);
+
 }  // namespace spotd::formats

@@ -16,6 +16,10 @@ constexpr uint64_t kSelectorSeed = 1;
 
 absl::StatusOr<std::unique_ptr<model::SelectorSource>> SelectorFor(
     const ModelOptions& options, const model::ModelConfig& config) {
+  if (!options.selector_bytes.empty()) {
+    return model::ReadSelector(
+        formats::MappedFile::InMemory(options.selector, options.selector_bytes), config);
+  }
   if (!options.selector.empty()) return model::OpenSelector(options.selector, config);
   if (!options.random_selector) return nullptr;
   model::SelectorConfig selector;

@@ -8,6 +8,7 @@
 #include <memory>
 #include <span>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "absl/status/status.h"
@@ -23,6 +24,8 @@ namespace spotd::tools {
 struct ModelOptions {
   std::string model;     // .gguf file, Hugging Face directory or "synthetic:qwen3-8b" and the like
   std::string selector;  // selector.safetensors; empty: none
+  // Not empty: the contents of that file, which is not opened. Must outlive the model.
+  std::string_view selector_bytes;
   bool random_selector =
       false;  // without a selector file, use random weights: right speed, useless choices
   std::string backend = "auto";

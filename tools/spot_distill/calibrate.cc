@@ -14,6 +14,8 @@
 #include "runtime/distill/corpus.h"
 #include "runtime/distill/reliability.h"
 #include "runtime/distill/tail_meter.h"
+#include "runtime/formats/mapped_file.h"
+#include "runtime/model/selector.h"
 #include "tools/common/loaded_model.h"
 #include "tools/spot_distill/question_documents.h"
 
@@ -51,6 +53,11 @@ Documents Shortened(const Documents& documents, int32_t length) {
   return out;
 }
 
+// A selector that is not in any file yet; messages name the one that it comes from.
+formats::MappedFile InMemory(const CalibrateOptions& options, const std::string& bytes) {
+  return formats::MappedFile::InMemory(options.selector, bytes);
+}
+
 tools::ModelOptions BaseOptions(const CalibrateOptions& options) {
   tools::ModelOptions model;
   model.model = options.model;
@@ -83,13 +90,14 @@ std::vector<size_t> PickScales(const Errors& errors) {
 
 // Picks and prints a temperature for each layer; returns them as metadata.
 absl::StatusOr<Metadata> FitTemperatures(const CalibrateOptions& options,
+                                         const std::string& selector_bytes,
                                          const Documents& documents, int32_t context) {
   tools::ModelOptions model_options = BaseOptions(options);
   model_options.max_context = context;
   model_options.chunk = context;
   SPOTD_ASSIGN_OR_RETURN(const auto model, tools::LoadedModel::Load(model_options));
-  SPOTD_ASSIGN_OR_RETURN(const auto selector,
-                         model::OpenSelector(options.out, model->transformer().config()));
+  SPOTD_ASSIGN_OR_RETURN(const auto selector, model::ReadSelector(InMemory(options, selector_bytes),
+                                                                  model->transformer().config()));
   SPOTD_ASSIGN_OR_RETURN(const auto kernels,
                          kernels::CreateDistillKernels(&model->backend(), options.threads));
   ReliabilityOptions reliability;
@@ -294,10 +302,12 @@ class BudgetCalibration {
 };
 
 absl::StatusOr<Metadata> FitBudget(const CalibrateOptions& options,
+                                   const std::string& selector_bytes,
                                    std::vector<RuleFamily> families, std::vector<double> densities,
                                    Texts texts, int32_t context) {
   tools::ModelOptions model_options = BaseOptions(options);
-  model_options.selector = options.out;
+  model_options.selector = options.selector;
+  model_options.selector_bytes = selector_bytes;
   model_options.max_context = context;
   model_options.max_batch = kSearchRows;
   model_options.chunk = kSearchChunk;
@@ -376,14 +386,19 @@ absl::Status Calibrate(const CalibrateOptions& options) {
                          MakeQuestionDocuments(*source, *tokenizer, Shortened(documents, context),
                                                context, 2 * options.questions, kQuestionSeed));
   SPOTD_RETURN_IF_ERROR(CheckTail(questions, options.tail));
-  // Temperatures and budgets are those of the weights as they are stored.
-  SPOTD_RETURN_IF_ERROR(RewriteSelector(options.selector, options.out, {}, options.storage));
-  SPOTD_ASSIGN_OR_RETURN(const Metadata temperatures, FitTemperatures(options, few, context));
-  SPOTD_RETURN_IF_ERROR(RewriteSelector(options.out, options.out, temperatures));
+  // Temperatures and budgets are those of the weights as they are stored. --out, which may be the
+  // file that is calibrated, is written once there are both.
+  SPOTD_ASSIGN_OR_RETURN(formats::MappedFile original, formats::MappedFile::Open(options.selector));
+  SPOTD_ASSIGN_OR_RETURN(const std::string stored,
+                         RewrittenSelector(std::move(original), {}, options.storage));
+  SPOTD_ASSIGN_OR_RETURN(const Metadata temperatures,
+                         FitTemperatures(options, stored, few, context));
+  SPOTD_ASSIGN_OR_RETURN(const std::string calibrated,
+                         RewrittenSelector(InMemory(options, stored), temperatures));
   SPOTD_ASSIGN_OR_RETURN(const Metadata budget,
-                         FitBudget(options, std::move(families), std::move(densities),
+                         FitBudget(options, calibrated, std::move(families), std::move(densities),
                                    Halves(documents, questions, options, context), context));
-  return RewriteSelector(options.out, options.out, budget);
+  return RewriteSelector(InMemory(options, calibrated), options.out, budget);
 }
 
 }  // namespace spotd::distill

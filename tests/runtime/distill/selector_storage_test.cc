@@ -118,6 +118,16 @@ TEST_F(SelectorStorageTest, RewritingAgainChangesNothingElse) {
   EXPECT_EQ((*selector)->config().score_scales, std::vector<float>{0.25f});
 }
 
+TEST_F(SelectorStorageTest, TheBytesInMemoryAreThoseOfTheFile) {
+  const std::map<std::string, std::string> entries = {{"calibration", "0.5"}, {"base_model", ""}};
+  for (const SelectorStorage storage : {SelectorStorage::kBf16, SelectorStorage::kInt8}) {
+    ASSERT_TRUE(RewriteSelector(path_, small_, entries, storage).ok());
+    const auto bytes = RewrittenSelector(*formats::MappedFile::Open(path_), entries, storage);
+    ASSERT_TRUE(bytes.ok()) << bytes.status();
+    EXPECT_EQ(*bytes, formats::ReadAll(small_));
+  }
+}
+
 TEST_F(SelectorStorageTest, EightBitsRefuseWhatIsNotFinite) {
   outputs_.push_back({"empty", "F32", {0, 5}, nullptr, 0});
   Save();

@@ -40,14 +40,16 @@ wait $pid || status=$?
 run --tokens 25600 --resume --out "$work/part"
 cmp "$work/whole" "$work/part" || fail "a resumed run gave another selector"
 
-# Calibration has nothing to save: it ends at once.
-"$distill" --model "$model" --backend cpu --threads 2 --corpus "$work/corpus" --calibrate "$work/whole" \
-  --out "$work/endless" --context 640 --documents 4 --questions 4 --tail 32 --rounds 1000 > /dev/null 2>&1 & pid=$!
-sleep 1
+# Calibration has nothing to save: it ends at once, and leaves the file it was to replace as it was.
+cp "$work/whole" "$work/endless"
+"$distill" --model "$model" --backend cpu --threads 2 --corpus "$work/corpus" --calibrate "$work/endless" \
+  --out "$work/endless" --context 640 --documents 4 --questions 4 --tail 32 --rounds 1000 > /dev/null 2> "$work/log" & pid=$!
+for _ in $(seq 3000); do grep -q "before round" "$work/log" && break; sleep 0.02; done
 kill -TERM $pid
 for _ in $(seq 500); do kill -0 $pid 2> /dev/null || break; sleep 0.02; done
 if kill -KILL $pid 2> /dev/null; then fail "SIGTERM did not end a calibration"; fi
 wait $pid && fail "a calibration that was ended reports success"
+cmp "$work/whole" "$work/endless" || fail "a calibration that was ended changed the file"
 # Beyond the file size limit a write fails like on a full disk, and the old file stays.
 cp "$work/part" "$work/kept"
 refused "File too large" bash -c 'ulimit -f 8; "$@"' _ "$distill" --model "$model" --backend cpu --corpus "$work/corpus" \
