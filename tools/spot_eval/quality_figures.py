@@ -1,5 +1,6 @@
 """From the results of spot-eval to the pictures of docs/quality.md."""
 import pathlib
+import re
 
 import matplotlib
 
@@ -10,7 +11,7 @@ import numpy as np  # noqa: E402
 from quality_tables import curve, longest, with_stand_ins  # noqa: E402
 
 # The same bytes for the same figures.
-matplotlib.rcParams.update({"svg.hashsalt": "spotd", "svg.fonttype": "none", "font.size": 9, "axes.grid": True, "grid.alpha": 0.3})
+matplotlib.rcParams.update({"svg.hashsalt": "spotd", "svg.fonttype": "none", "font.sans-serif": ["DejaVu Sans"], "font.size": 9, "axes.grid": True, "grid.alpha": 0.3})
 
 STYLES = {"distilled": ("C0", "o"), "topk": ("C1", "s"), "quest": ("C2", "^"), "twilight": ("C3", "D"), "oracle": ("0.4", "x"),
           "oracle-kv": ("0.2", "+"), "window": ("0.6", "*")}
@@ -19,8 +20,9 @@ STYLES = {"distilled": ("C0", "o"), "topk": ("C1", "s"), "quest": ("C2", "^"), "
 def save(figure, path: pathlib.Path) -> None:
     figure.savefig(path, metadata={"Date": None}, bbox_inches="tight")
     plt.close(figure)
-    # Trailing blanks would only trouble those who read diffs.
-    path.write_text("\n".join(line.rstrip() for line in path.read_text().splitlines()) + "\n")
+    # Trailing blanks would only trouble those who read diffs; a thousandth of a point is seen by nobody.
+    text = re.sub(r"(\d\.\d{2})\d+", r"\1", path.read_text())
+    path.write_text("\n".join(line.rstrip() for line in text.splitlines()) + "\n")
 
 
 def context_with_a_curve(report):
@@ -114,10 +116,15 @@ def draw_mass(name, report, folder):
     save(figure, folder / f"quality-{name}-mass.svg")
 
 
+def all_found(rows: list) -> bool:
+    """Whether every policy but the window answers everything: then a picture tells nothing."""
+    return all(r["score"] == 1 for r in rows if r["policy"] != "window")
+
+
 def draw_needles(name, report, folder):
     """Single needle: score by depth and length, dense beside the policies."""
     rows = [r for r in report["rows"] if r["task"] == "single" and "depth" in r]
-    if not rows:
+    if all_found(rows):
         return
     contexts = sorted({r["context"] for r in rows})
     depths = sorted({r["depth"] for r in rows})
@@ -143,7 +150,7 @@ def draw_needles(name, report, folder):
 def draw_recall(name, report, folder):
     """Single needle at the longest context: which layers read its line while the reply is decoded."""
     rows = [r for r in report["rows"] if r["task"] == "single" and "fact_recall_layers" in r and r["context"] == longest(report)]
-    if not rows:
+    if all_found(rows):
         return
     figure, axis = plt.subplots(figsize=(8, 3.2))
     for r in rows:

@@ -84,11 +84,11 @@ def chat_goldens():
 
 def main():
     (HERE / "chat_goldens.json").write_text(
-        "[\n" + ",\n".join(json.dumps(c, ensure_ascii=True) for c in chat_goldens()) + "\n]\n")
+        "[\n" + ",\n".join(json.dumps(c, ensure_ascii=True, separators=(",", ":")) for c in chat_goldens()) + "\n]\n")
     snippets = json.loads((HERE / "jinja_snippets.json").read_text())
     goldens = [{"template": t, **render(t, snippets["context"])} for t in snippets["snippets"]]
     (HERE / "jinja_goldens.json").write_text(
-        "[\n" + ",\n".join(json.dumps(g, ensure_ascii=True) for g in goldens) + "\n]\n")
+        "[\n" + ",\n".join(json.dumps(g, ensure_ascii=True, separators=(",", ":")) for g in goldens) + "\n]\n")
     print(sum("error" in g for g in goldens), "of", len(goldens), "snippets fail")
 
 

@@ -45,7 +45,7 @@ def llama3():
     tokenizer.post_processor = processors.Sequence([
         processors.ByteLevel(trim_offsets=False),
         processors.TemplateProcessing(single="<|begin_of_text|> $A", special_tokens=[("<|begin_of_text|>", bos)])])
-    tokenizer.save(str(path))
+    tokenizer.save(str(path), pretty=False)
 
 
 def qwen():
@@ -57,7 +57,7 @@ def qwen():
     tokenizer.add_tokens([AddedToken("<tool_call>", normalized=False), AddedToken("</tool_call>", normalized=False),
                           AddedToken("[LEFT]", normalized=False, lstrip=True), AddedToken("\u00e9clair", normalized=True),
                           AddedToken("[RIGHT]", normalized=True, rstrip=True), AddedToken("<|", normalized=False)])
-    tokenizer.save(str(path))
+    tokenizer.save(str(path), pretty=False)
 
 
 def smollm():
@@ -67,7 +67,7 @@ def smollm():
     missing = "ĀāĂăĄąĆćĈċ"  # bytes 0 .. 8 and 0x0B
     path = save("smollm_small", tokenizer, [c for c in FULL if c not in missing], 4000)
     tokenizer.add_special_tokens(special("<|endoftext|>", "<|im_start|>", "<|im_end|>", "<repo_name>"))
-    tokenizer.save(str(path))
+    tokenizer.save(str(path), pretty=False)
 
 
 if __name__ == "__main__":
