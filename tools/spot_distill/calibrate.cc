@@ -14,7 +14,6 @@
 #include "runtime/distill/corpus.h"
 #include "runtime/distill/reliability.h"
 #include "runtime/distill/tail_meter.h"
-#include "runtime/formats/mapped_file.h"
 #include "runtime/model/selector.h"
 #include "tools/common/loaded_model.h"
 #include "tools/spot_distill/question_documents.h"
