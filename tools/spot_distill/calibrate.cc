@@ -335,7 +335,11 @@ Texts Halves(const Documents& documents, const std::vector<QuestionDocument>& qu
   return texts;
 }
 
-absl::Status CheckOptions(const CalibrateOptions& options, int32_t context) {
+absl::Status CheckOptions(const CalibrateOptions& options, int32_t context, int32_t most) {
+  if (context > most) {
+    return InvalidArgument("--context must be at most the model's, ", most, " tokens, got ",
+                           context);
+  }
   if (options.questions < 0) return InvalidArgument("--questions must not be negative");
   if (!(options.answer_weight >= 0)) return InvalidArgument("--answer_weight must not be negative");
   if (options.documents < 1) return InvalidArgument("--documents must be at least 1");
@@ -362,8 +366,9 @@ absl::Status Calibrate(const CalibrateOptions& options) {
   SPOTD_ASSIGN_OR_RETURN(std::vector<double> densities, DensitiesOf(options));
   SPOTD_ASSIGN_OR_RETURN(const auto source, model::OpenModel(options.model));
   SPOTD_ASSIGN_OR_RETURN(const auto tokenizer, text::Tokenizer::Create(source->tokenizer_data()));
-  const int32_t context = options.context > 0 ? options.context : source->config().context_length;
-  SPOTD_RETURN_IF_ERROR(CheckOptions(options, context));
+  const int32_t longest = source->config().context_length;
+  const int32_t context = options.context > 0 ? options.context : longest;
+  SPOTD_RETURN_IF_ERROR(CheckOptions(options, context, longest));
   SPOTD_RETURN_IF_ERROR(model::OpenSelector(options.selector, source->config()).status());
   CorpusOptions corpus_options;
   corpus_options.paths = options.corpus;

@@ -95,6 +95,7 @@ refused "must not be negative" run --calibrate "$work/whole" --out "$work/x" --c
 refused "questions must not" run --calibrate "$work/whole" --out "$work/x" --context 640 --questions 1500000000
 refused "answer_weight must not" run --calibrate "$work/whole" --out "$work/x" --context 128 --questions 0 --answer_weight inf
 refused "rounds must not" run --calibrate "$work/whole" --out "$work/x" --context 128 --questions 0 --rounds -1
+refused "context must be at most the model's, 1024" run --calibrate "$work/whole" --out "$work/x" --context 1040 --questions 0
 refused "context must not" run --calibrate "$work/whole" --out "$work/x" --context -128 --questions 0
 refused "not p_residual" run --calibrate "$work/whole" --out "$work/x" --rules p_most
 refused "density must be" run --calibrate "$work/whole" --out "$work/x" --density 1.5
