@@ -76,6 +76,11 @@ struct ServerConfig {
   std::vector<std::string> warnings;
 
   bool uses_tls() const { return !tls_cert.empty(); }
+  // Where nobody is told apart all callers are one tenant, whose share is all of a bound.
+  bool has_tenants() const { return !auth_tokens.empty() || !tls_client_ca.empty(); }
+  int32_t tenant_upload_percent() const {
+    return has_tenants() ? limits.tenant_upload_percent : 100;
+  }
   // Reflection tells a stranger every method: "auto" offers it on loopback addresses only.
   bool ServesReflection() const;
   // The server's policy for a model with or without a selector. INVALID_ARGUMENT names the flag.

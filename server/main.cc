@@ -61,7 +61,7 @@ absl::Status Serve(const ServerConfig& config, const model::Policy& policy) {
   SPOTD_ASSIGN_OR_RETURN(const std::unique_ptr<engine::Engine> engine, LoadEngine(config, policy));
   RpcMetrics rpc_metrics;
   RunningCalls calls(
-      {.all = config.limits.max_uploads, .tenant_percent = config.limits.tenant_upload_percent});
+      {.all = config.limits.max_uploads, .tenant_percent = config.tenant_upload_percent()});
   CallExecutor workers(kWorkerThreads, kMaxQueuedCalls);
   CallExecutor writers(1, SIZE_MAX);
   const ServiceContext context{.engine = engine.get(),

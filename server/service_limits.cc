@@ -25,9 +25,11 @@ void AddServiceLimits(ServiceLimits* limits, OptionTable* table) {
   table->Add("tenant_max_requests",
              "Requests that a tenant may have running and queued; 0 = no bound.",
              &limits->tenant_max_requests, 0, 1 << 20);
-  table->Add("tenant_upload_percent",
-             "Share of `max_uploads` that a tenant may have going on, at least one.",
-             &limits->tenant_upload_percent, 1, 100);
+  table->Add(
+      "tenant_upload_percent",
+      "Share of `max_uploads` that a tenant may have going on, at least one, where callers are "
+      "told apart.",
+      &limits->tenant_upload_percent, 1, 100);
   table->Add("tenant_kv_percent", "Share of the KV cache that a tenant may hold.",
              &limits->tenant_kv_percent, 1, 100);
   table->Add("prefix_sharing", "A tenant's sessions that begin alike share the beginning's KV.",

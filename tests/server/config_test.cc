@@ -134,6 +134,14 @@ TEST(ConfigTest, RefusesMisspeltVariablesOnly) {
               HasSubstr("SPOTD_MAX_RUNING; did you mean SPOTD_MAX_RUNNING?"));
 }
 
+TEST(ConfigTest, ATenantsShareOfUploadsIsAllWhereNobodyIsToldApart) {
+  EXPECT_EQ(Parse({"--model=m", "--tenant_upload_percent=20"})->tenant_upload_percent(), 100);
+  EXPECT_EQ(Parse({"--model=m", "--auth_tokens=t"})->tenant_upload_percent(), 50);
+  EXPECT_EQ(Parse({"--model=m", "--auth_tokens=t", "--tenant_upload_percent=20"})
+                ->tenant_upload_percent(),
+            20);
+}
+
 TEST(ConfigTest, SecurityOptionsMustFitTogether) {
   EXPECT_THAT(ErrorOf({"--model=m", "--tls_cert=c"}), HasSubstr("belong together"));
   EXPECT_THAT(ErrorOf({"--model=m", "--tls_client_ca=c"}), HasSubstr("needs --tls_cert"));

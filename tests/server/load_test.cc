@@ -64,8 +64,7 @@ TEST(LoadTest, ManyClientsThatDoNotReadHoldUpNobodyElse) {
 // Uploads that never end, up to the bound, cost a place each and nothing else.
 TEST(LoadTest, IdleStreamsAreCheap) {
   constexpr int kStreams = 2000;
-  TestServer server(4096,
-                    {"--max_uploads=3000", "--tenant_upload_percent=100", "--max_sessions=4000"});
+  TestServer server(4096, {"--max_uploads=3000", "--max_sessions=4000"});
   struct Upload {
     std::unique_ptr<grpc::ClientContext> context = std::make_unique<grpc::ClientContext>();
     std::unique_ptr<grpc::ClientReaderWriter<v1::AppendRequest, v1::AppendResponse>> stream;

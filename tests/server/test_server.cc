@@ -54,7 +54,7 @@ TestServer::TestServer(int32_t context_length, std::vector<std::string> flags,
   workers_ = std::make_unique<server::CallExecutor>(2, 64);
   writers_ = std::make_unique<server::CallExecutor>(1, SIZE_MAX);
   calls_ = std::make_unique<server::RunningCalls>(server::UploadLimits{
-      .all = config.limits.max_uploads, .tenant_percent = config.limits.tenant_upload_percent});
+      .all = config.limits.max_uploads, .tenant_percent = config.tenant_upload_percent()});
   context_ = {.engine = engine_.get(),
               .workers = workers_.get(),
               .writers = writers_.get(),
