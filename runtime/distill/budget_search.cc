@@ -186,6 +186,14 @@ Levels BuyLevels(const std::vector<std::vector<Move>>& moves, double density) {
   return levels;
 }
 
+std::optional<size_t> LeastLoss(std::span<const double> losses) {
+  std::optional<size_t> best;
+  for (size_t i = 0; i < losses.size(); ++i) {
+    if (std::isfinite(losses[i]) && (!best || losses[i] < losses[*best])) best = i;
+  }
+  return best;
+}
+
 absl::StatusOr<SearchResult> SearchBudget(TailMeter& meter, const RuleFamily& family,
                                           int32_t layers, const SearchOptions& options) {
   SearchResult result;

@@ -11,6 +11,7 @@
 
 #include <cstdint>
 #include <functional>
+#include <optional>
 #include <span>
 #include <string>
 #include <vector>
@@ -50,6 +51,9 @@ struct Move {
 // The level of each layer, among moves[layer], that minimises the sum of loss with the sum of
 // density at most `density`. Levels that cost more and help less are passed over.
 Levels BuyLevels(const std::vector<std::vector<Move>>& moves, double density);
+
+// The index of the least loss; infinite ones and such that are no numbers are passed over.
+std::optional<size_t> LeastLoss(std::span<const double> losses);
 
 struct SearchOptions {
   double density = 0.15;

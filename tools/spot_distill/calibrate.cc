@@ -5,6 +5,7 @@
 #include <cstdio>
 #include <map>
 #include <memory>
+#include <optional>
 #include <utility>
 
 #include "kernels/core/status.h"
@@ -169,6 +170,11 @@ absl::StatusOr<std::vector<double>> DensitiesOf(const CalibrateOptions& options)
   return densities;
 }
 
+// Whether a selector's file can hold the rule.
+bool Storable(const kernels::BudgetRule& rule) {
+  return rule.kind == kernels::BudgetKind::kDualTopP;
+}
+
 // A line of the table of what was tried.
 struct Judged {
   std::string name;
@@ -238,7 +244,8 @@ class BudgetCalibration {
         model_(model),
         texts_(std::move(texts)) {}
 
-  // Prints what was tried and returns the searched rule at options.density that judged best.
+  // Prints what was tried and returns the searched rule at options.density that judged best, of
+  // those that can be stored; one without rules when none can.
   absl::StatusOr<BudgetChoice> Run() {
     TailMeter meter = Meter(texts_.search);
     const auto layers = model_->transformer().config().layers;
@@ -260,17 +267,18 @@ class BudgetCalibration {
       }
     }
     SPOTD_ASSIGN_OR_RETURN(const std::vector<TailFigures> figures, Judge(judged));
-    BudgetChoice best;
-    double best_loss = 1e30;
+    std::vector<size_t> storable;
+    std::vector<double> losses;
     for (size_t i = first_searched; i < judged.size(); ++i) {
-      const bool expressible =
-          judged[i].variant.rules.front().kind == kernels::BudgetKind::kDualTopP;
-      const double loss = figures[i].kl + options_.answer_weight * figures[i].answer_kl;
-      if (asked[i] != options_.density || !expressible || loss >= best_loss) continue;
-      best_loss = loss;
-      best = {judged[i].variant, figures[i].density};
+      if (asked[i] != options_.density || !Storable(judged[i].variant.rules.front())) continue;
+      storable.push_back(i);
+      losses.push_back(figures[i].kl + options_.answer_weight * figures[i].answer_kl);
     }
-    return best;
+    if (storable.empty()) return BudgetChoice{};
+    const std::optional<size_t> best = LeastLoss(losses);
+    if (!best) return Internal("no budget has a KL to dense that is a number; nothing is written");
+    const size_t chosen = storable[*best];
+    return BudgetChoice{judged[chosen].variant, figures[chosen].density};
   }
 
  private:

@@ -1,4 +1,5 @@
 // What calibration measures and how it buys budgets, on a tiny random model.
+#include <cmath>
 #include <numeric>
 
 #include "gtest/gtest.h"
@@ -28,6 +29,12 @@ TEST(BuyLevelsTest, PassesOverLevelsThatCostMoreAndHelpLess) {
   const std::vector<std::vector<Move>> moves = {{{0, 0, 0}, {1, 2, 0.1}, {2, -5, 0.15}}};
   EXPECT_EQ(BuyLevels(moves, 0.12), (Levels{0}));
   EXPECT_EQ(BuyLevels(moves, 0.16), (Levels{2}));
+}
+
+TEST(LeastLossTest, OnlyNumbersWin) {
+  EXPECT_EQ(LeastLoss(std::vector<double>{NAN, 2, 1, NAN, 1, INFINITY}), 2u);
+  EXPECT_EQ(LeastLoss(std::vector<double>{NAN, -INFINITY, INFINITY}), std::nullopt);
+  EXPECT_EQ(LeastLoss({}), std::nullopt);
 }
 
 class CalibrationTest : public ::testing::Test {

@@ -78,6 +78,15 @@ grep -q "dual top-p" "$work/table" || fail "a calibration without a rule printed
 grep -q calibration_error "$work/calibrated" || fail "a calibration without a rule wrote no temperatures"
 if grep -q budget_ "$work/calibrated"; then fail "budgets of other temperatures stayed in the file"; fi
 
+# A model whose answers are no numbers has no best budget.
+cp -r "$model" "$work/broken"
+size=$(stat -c %s "$work/broken/model.safetensors")
+printf '\300\177' | dd of="$work/broken/model.safetensors" bs=1 seek=$((size - 2)) conv=notrunc status=none
+cp "$work/whole" "$work/kept"
+refused "that is a number" run --model "$work/broken" --calibrate "$work/whole" --out "$work/kept" --context 128 --documents 2 \
+  --questions 0 --tail 4 --rounds 1 --density 1 --corpus "$work/corpus"
+cmp "$work/whole" "$work/kept" || fail "a calibration without figures changed the file"
+
 # A choice for each KV head: another file, which calibrates like the first.
 run --tokens 2560 --groups kv-heads --out "$work/apart"
 grep -q '"groups":"2"' "$work/apart" || fail "the file does not say that it chooses for each KV head"
