@@ -213,11 +213,17 @@ std::vector<Judged> UniformRules(size_t layers) {
   return rules;
 }
 
-Metadata BudgetMetadata(const Variant& variant, double density, int32_t context) {
+struct BudgetChoice {
+  Judged rule;  // without rules: none
+  double density = 0;
+};
+
+Metadata BudgetMetadata(const BudgetChoice& choice, int32_t context) {
+  if (choice.rule.variant.rules.empty()) return {};
   std::vector<float> p_residual;
   std::vector<float> p_total;
   std::vector<int32_t> k_min;
-  for (const kernels::BudgetRule& rule : variant.rules) {
+  for (const kernels::BudgetRule& rule : choice.rule.variant.rules) {
     p_residual.push_back(rule.p_residual);
     p_total.push_back(rule.p_total);
     k_min.push_back(rule.k_min_tokens);
@@ -225,14 +231,21 @@ Metadata BudgetMetadata(const Variant& variant, double density, int32_t context)
   return {{"budget_p_residual", Joined(p_residual)},
           {"budget_p_total", Joined(p_total)},
           {"budget_k_min_tokens", Joined(k_min)},
-          {"budget_density", Concat(density)},
+          {"budget_density", Concat(choice.density)},
           {"budget_context", Concat(context)}};
 }
 
-struct BudgetChoice {
-  Variant variant;
-  double density = 0;
-};
+// What the file that was written has, in a line.
+std::string Outcome(const CalibrateOptions& options, const BudgetChoice& budget, int32_t context) {
+  if (!budget.rule.variant.rules.empty()) {
+    return Concat("temperatures, and budgets: ", budget.rule.name, "; at ", context,
+                  " tokens they read ", budget.density, " of the blocks");
+  }
+  const std::string rules = Joined(options.rules);
+  if (rules.empty()) return "temperatures, and no budgets: --rules names none";
+  return Concat("temperatures, and no budgets: a selector's file cannot hold those of --rules ",
+                rules);
+}
 
 class BudgetCalibration {
  public:
@@ -278,7 +291,7 @@ class BudgetCalibration {
     const std::optional<size_t> best = LeastLoss(losses);
     if (!best) return Internal("no budget has a KL to dense that is a number; nothing is written");
     const size_t chosen = storable[*best];
-    return BudgetChoice{judged[chosen].variant, figures[chosen].density};
+    return BudgetChoice{judged[chosen], figures[chosen].density};
   }
 
  private:
@@ -308,10 +321,11 @@ class BudgetCalibration {
   Texts texts_;
 };
 
-absl::StatusOr<Metadata> FitBudget(const CalibrateOptions& options,
-                                   const std::string& selector_bytes,
-                                   std::vector<RuleFamily> families, std::vector<double> densities,
-                                   Texts texts, int32_t context) {
+absl::StatusOr<BudgetChoice> FitBudget(const CalibrateOptions& options,
+                                       const std::string& selector_bytes,
+                                       std::vector<RuleFamily> families,
+                                       std::vector<double> densities, Texts texts,
+                                       int32_t context) {
   tools::ModelOptions model_options = BaseOptions(options);
   model_options.selector = options.selector;
   model_options.selector_bytes = selector_bytes;
@@ -322,9 +336,7 @@ absl::StatusOr<Metadata> FitBudget(const CalibrateOptions& options,
   SPOTD_ASSIGN_OR_RETURN(const auto model, tools::LoadedModel::Load(model_options));
   BudgetCalibration calibration(options, std::move(families), std::move(densities), model.get(),
                                 std::move(texts));
-  SPOTD_ASSIGN_OR_RETURN(const BudgetChoice choice, calibration.Run());
-  if (choice.variant.rules.empty()) return Metadata{};
-  return BudgetMetadata(choice.variant, choice.density, context);
+  return calibration.Run();
 }
 
 // One half of the documents and questions each. Spans point into them.
@@ -407,10 +419,14 @@ absl::Status Calibrate(const CalibrateOptions& options) {
                          FitTemperatures(options, stored, few, context));
   SPOTD_ASSIGN_OR_RETURN(const std::string calibrated,
                          RewrittenSelector(InMemory(options, stored), temperatures));
-  SPOTD_ASSIGN_OR_RETURN(const Metadata budget,
+  SPOTD_ASSIGN_OR_RETURN(const BudgetChoice budget,
                          FitBudget(options, calibrated, std::move(families), std::move(densities),
                                    Halves(documents, questions, options, context), context));
-  return RewriteSelector(InMemory(options, calibrated), options.out, budget);
+  SPOTD_RETURN_IF_ERROR(
+      RewriteSelector(InMemory(options, calibrated), options.out, BudgetMetadata(budget, context)));
+  std::fprintf(stderr, "wrote %s: %s\n", options.out.c_str(),
+               Outcome(options, budget, context).c_str());
+  return absl::OkStatus();
 }
 
 }  // namespace spotd::distill

@@ -58,8 +58,10 @@ cmp "$work/part" "$work/kept" || fail "a failed write changed the file"
 [ -z "$(find "$work" -name '*.partial*')" ] || fail "a failed write left its temporary file"
 
 run --calibrate "$work/whole" --out "$work/calibrated" --context 128 --documents 2 --questions 0 --tail 4 --rounds 1 \
-  --density 0.9 --corpus "$work/corpus" > "$work/table"
+  --density 0.9 --corpus "$work/corpus" > "$work/table" 2> "$work/log"
 grep -q "p_residual per layer" "$work/table" || fail "calibration printed no table"
+tail -n 1 "$work/log" | grep -q "budgets: .* per layer, searched for 0.9; at 128 tokens they read 1 " \
+  || fail "calibration does not say what it wrote: $(tail -n 1 "$work/log")"
 grep -q budget_p_residual "$work/calibrated" || fail "calibration wrote no budget"
 
 "$distill" --model "$model" --backend cpu --threads 2 --corpus "$work/corpus" --calibrate "$work/whole" --storage int8 \
@@ -73,10 +75,18 @@ cmp "$work/small" "$work/small2" || fail "calibrating again gave another file"
 
 # Budgets belong to the temperatures they were searched with: without a rule to search, a file ends up with none.
 run --calibrate "$work/calibrated" --out "$work/calibrated" --context 128 --documents 2 --questions 0 --tail 4 --rules "" \
-  --corpus "$work/corpus" > "$work/table"
+  --corpus "$work/corpus" > "$work/table" 2> "$work/log"
+tail -n 1 "$work/log" | grep -q "no budgets: --rules names none" || fail "a file without budgets is not said to be one"
 grep -q "dual top-p" "$work/table" || fail "a calibration without a rule printed no table"
 grep -q calibration_error "$work/calibrated" || fail "a calibration without a rule wrote no temperatures"
 if grep -q budget_ "$work/calibrated"; then fail "budgets of other temperatures stayed in the file"; fi
+
+# So it does with rules that the file cannot hold, and says so.
+run --calibrate "$work/whole" --out "$work/calibrated" --context 128 --documents 2 --questions 0 --tail 4 --rounds 1 --rules fraction \
+  --density 1 --corpus "$work/corpus" > "$work/table" 2> "$work/log"
+grep -q "fraction per layer" "$work/table" || fail "calibration of fractions printed no table"
+tail -n 1 "$work/log" | grep -q "no budgets: .* --rules fraction" || fail "a file cannot hold fractions, and nobody says so"
+if grep -q budget_ "$work/calibrated"; then fail "a file holds budgets of fractions"; fi
 
 # A model whose answers are no numbers has no best budget.
 cp -r "$model" "$work/broken"
