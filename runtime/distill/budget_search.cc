@@ -5,6 +5,7 @@
 #include <cmath>
 #include <set>
 
+#include "kernels/core/budget_rule.h"
 #include "kernels/core/status.h"
 #include "runtime/model/policy.h"
 
@@ -163,6 +164,16 @@ RuleFamily DenseFamily() {
   RuleFamily family{"dense", {ReservedFloorRule(), ReservedFloorRule()}};
   family.levels.front().p_residual = kBesideDense;
   return family;
+}
+
+double ReservedDensity(int32_t tokens, int32_t tail, int32_t block_tokens) {
+  double sum = 0;
+  for (int32_t context = tokens - tail + 1; context <= tokens; ++context) {
+    const kernels::BudgetPlan plan =
+        kernels::PlanReserved(ReservedFloorRule(), context, block_tokens);
+    sum += double(plan.reserved()) / plan.blocks;
+  }
+  return sum / tail;
 }
 
 Variant VariantOf(const RuleFamily& family, const Levels& levels) {

@@ -36,6 +36,10 @@ RuleFamily FractionFamily();
 RuleFamily FloorFamily();
 RuleFamily DenseFamily();
 
+// The density that every family reads at least: the reserved tokens alone, over the last `tail`
+// steps of a context of `tokens`.
+double ReservedDensity(int32_t tokens, int32_t tail, int32_t block_tokens);
+
 // The level of each layer.
 using Levels = std::vector<size_t>;
 

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <charconv>
+#include <cmath>
 #include <cstdio>
 #include <map>
 #include <memory>
@@ -369,6 +370,18 @@ absl::Status CheckOptions(const CalibrateOptions& options, int32_t context, int3
   return absl::OkStatus();
 }
 
+// Below what is always read there is nothing to search.
+absl::Status CheckDensities(const CalibrateOptions& options, const std::vector<double>& densities,
+                            int32_t context) {
+  const double least = ReservedDensity(context, options.tail, model::Limits{}.block_tokens);
+  const double asked = *std::min_element(densities.begin(), densities.end());
+  if (asked >= least) return absl::OkStatus();
+  return InvalidArgument(asked == options.density ? "--density" : "--densities",
+                         " must be at least ", std::ceil(1000 * least) / 1000,
+                         " at a --context of ", context,
+                         " tokens, where the sinks and the recent tokens are so much, got ", asked);
+}
+
 // Texts with a question are somewhat shorter than the context.
 absl::Status CheckTail(const std::vector<QuestionDocument>& questions, int32_t tail) {
   for (const QuestionDocument& question : questions) {
@@ -389,6 +402,7 @@ absl::Status Calibrate(const CalibrateOptions& options) {
   const int32_t longest = source->config().context_length;
   const int32_t context = options.context > 0 ? options.context : longest;
   SPOTD_RETURN_IF_ERROR(CheckOptions(options, context, longest));
+  if (!families.empty()) SPOTD_RETURN_IF_ERROR(CheckDensities(options, densities, context));
   SPOTD_RETURN_IF_ERROR(model::OpenSelector(options.selector, source->config()).status());
   CorpusOptions corpus_options;
   corpus_options.paths = options.corpus;

@@ -146,6 +146,17 @@ TEST_F(CalibrationTest, LevelsOfEveryFamilyGrow) {
   }
 }
 
+TEST_F(CalibrationTest, NoRuleReadsLessThanTheReservedTokens) {
+  kernels::BudgetRule reserved = ResidualFamily().levels.front();
+  reserved.kind = kernels::BudgetKind::kReservedOnly;
+  const std::vector<Variant> variants = {{model::PolicyKind::kDistilled, {reserved, reserved}}};
+  TailMeter meter = Meter();
+  const auto figures = meter.Measure(variants);
+  ASSERT_TRUE(figures.ok()) << figures.status();
+  EXPECT_NEAR(figures->front().density, ReservedDensity(kContext, kTail, 16), 1e-9);
+  EXPECT_EQ(ReservedDensity(384, kTail, 16), 1);
+}
+
 // Two levels: what the answers need decides, once they count enough.
 TEST_F(CalibrationTest, TheSearchBuysWhatAnswersNeed) {
   RuleFamily family{"test", {ShareRule(1e-6f), ShareRule(1.0f)}};

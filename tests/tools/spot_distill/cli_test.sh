@@ -43,7 +43,7 @@ cmp "$work/whole" "$work/part" || fail "a resumed run gave another selector"
 # Calibration has nothing to save: it ends at once, and leaves the file it was to replace as it was.
 cp "$work/whole" "$work/endless"
 "$distill" --model "$model" --backend cpu --threads 2 --corpus "$work/corpus" --calibrate "$work/endless" \
-  --out "$work/endless" --context 640 --documents 4 --questions 4 --tail 32 --rounds 1000 > /dev/null 2> "$work/log" & pid=$!
+  --out "$work/endless" --context 640 --density 0.7 --documents 4 --questions 4 --tail 32 --rounds 1000 > /dev/null 2> "$work/log" & pid=$!
 for _ in $(seq 3000); do grep -q "before round" "$work/log" && break; sleep 0.02; done
 kill -TERM $pid
 for _ in $(seq 500); do kill -0 $pid 2> /dev/null || break; sleep 0.02; done
@@ -58,16 +58,16 @@ cmp "$work/part" "$work/kept" || fail "a failed write changed the file"
 [ -z "$(find "$work" -name '*.partial*')" ] || fail "a failed write left its temporary file"
 
 run --calibrate "$work/whole" --out "$work/calibrated" --context 128 --documents 2 --questions 0 --tail 4 --rounds 1 \
-  --density 0.9 --corpus "$work/corpus" > "$work/table" 2> "$work/log"
+  --density 1 --corpus "$work/corpus" > "$work/table" 2> "$work/log"
 grep -q "p_residual per layer" "$work/table" || fail "calibration printed no table"
-tail -n 1 "$work/log" | grep -q "budgets: .* per layer, searched for 0.9; at 128 tokens they read 1 " \
+tail -n 1 "$work/log" | grep -q "budgets: .* per layer, searched for 1; at 128 tokens they read 1 " \
   || fail "calibration does not say what it wrote: $(tail -n 1 "$work/log")"
 grep -q budget_p_residual "$work/calibrated" || fail "calibration wrote no budget"
 
 "$distill" --model "$model" --backend cpu --threads 2 --corpus "$work/corpus" --calibrate "$work/whole" --storage int8 \
-  --out "$work/small" --context 640 --documents 1 --questions 1 --tail 2 --rounds 1 --rules p_residual > "$work/table"
+  --out "$work/small" --context 640 --density 0.7 --documents 1 --questions 1 --tail 2 --rounds 1 --rules p_residual > "$work/table"
 again() { "$distill" --model "$model" --backend cpu --threads 2 --corpus "$work/corpus" --calibrate "$1" --out "$2" \
-  --context 640 --documents 1 --questions 1 --tail 2 --rounds 1 --rules p_residual > /dev/null 2>&1; }
+  --context 640 --density 0.7 --documents 1 --questions 1 --tail 2 --rounds 1 --rules p_residual > /dev/null 2>&1; }
 grep -q "KL of answers" "$work/table" || fail "no answers were measured"
 [ "$(stat -c %s "$work/small")" -lt "$(($(stat -c %s "$work/whole") * 7 / 10))" ] || fail "int8 is not small"
 again "$work/small" "$work/small2" || fail "cannot calibrate a calibrated file again"
@@ -101,15 +101,20 @@ cmp "$work/whole" "$work/kept" || fail "a calibration without figures changed th
 run --tokens 2560 --groups kv-heads --out "$work/apart"
 grep -q '"groups":"2"' "$work/apart" || fail "the file does not say that it chooses for each KV head"
 run --calibrate "$work/apart" --out "$work/apart" --context 128 --documents 2 --questions 0 --tail 4 --rounds 1 \
-  --density 0.9 --corpus "$work/corpus" > "$work/table"
+  --density 1 --corpus "$work/corpus" > "$work/table"
 grep -q "p_residual per layer" "$work/table" || fail "calibration of a choice for each KV head printed no table"
 
 refused "KV heads" run --out "$work/x" --groups 7
 refused "a number or kv-heads" run --out "$work/x" --groups many
 refused "not bf16 or int8" run --out "$work/x" --storage int7
-refused "no room" run --calibrate "$work/whole" --out "$work/x" --context 128
+refused "no room" run --calibrate "$work/whole" --out "$work/x" --context 128 --density 1
+# The sinks and the recent tokens lie in 24 or 25 blocks of 39 or 40.
+refused "density must be at least 0.632 at a --context of 640" run --calibrate "$work/whole" --out "$work/x" --context 640 \
+  --questions 0
+refused "densities must be at least" run --calibrate "$work/whole" --out "$work/x" --context 640 --questions 0 --density 0.7 \
+  --densities 0.9,0.2
 refused "a text with a question has only" "$distill" --model "$model" --backend cpu --corpus "$work/corpus" --calibrate "$work/whole" \
-  --out "$work/x" --context 640 --documents 1 --questions 1 --tail 630
+  --out "$work/x" --context 640 --density 1 --documents 1 --questions 1 --tail 630
 refused "must not be negative" run --calibrate "$work/whole" --out "$work/x" --context 128 --questions -1
 refused "questions must not" run --calibrate "$work/whole" --out "$work/x" --context 640 --questions 1500000000
 refused "answer_weight must not" run --calibrate "$work/whole" --out "$work/x" --context 128 --questions 0 --answer_weight inf
@@ -119,12 +124,12 @@ refused "context must not" run --calibrate "$work/whole" --out "$work/x" --conte
 refused "not p_residual" run --calibrate "$work/whole" --out "$work/x" --rules p_most
 refused "density must be" run --calibrate "$work/whole" --out "$work/x" --density 1.5
 refused "another model" "$distill" --model "$other" --backend cpu --corpus "$work/corpus" \
-  --calibrate "$work/whole" --context 128 --out "$work/x"
+  --calibrate "$work/whole" --context 128 --density 1 --out "$work/x"
 refused "is required" "$distill" --corpus "$work/corpus"
 refused "not a regular file" run --out "$work/corpus"
 refused "not a regular file" run --checkpoint /dev/null --out "$work/x"
 refused "threads is 100000" run --threads 100000 --out "$work/x"
-refused "threads is 100000" run --threads 100000 --calibrate "$work/whole" --context 128 --questions 0 --out "$work/y"
+refused "threads is 100000" run --threads 100000 --calibrate "$work/whole" --context 128 --density 1 --questions 0 --out "$work/y"
 refused "too few" run --length 30000 --out "$work/x"
 refused "sequences" run --resume --sequences 1 --checkpoint "$work/part.checkpoint" --tokens 25600 --out "$work/x"
 : > "$work/corpus/empty.txt"
