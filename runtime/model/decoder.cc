@@ -265,26 +265,4 @@ void Decoder::ReadTrace(const ChooserRange& range, int32_t row, SelectionTrace* 
   }
 }
 
-DecodeResult Decoder::SampleFrom(std::span<float> logits, const kernels::SamplingParams& params,
-                                 std::span<const kernels::TokenAdjustment> adjustments) {
-  SPOTD_CHECK(logits.size() == static_cast<size_t>(config_->vocab));
-  const StepShape one = {1, 1, 0};
-  const StepInputs inputs = StepInputs::At(inputs_.host(), one);
-  adjustments_.Clear();
-  adjustments_.Append(adjustments.data(), adjustments.size());
-  inputs.sampling[0] = params;
-  inputs.adjustment_start[0] = 0;
-  inputs.adjustment_start[1] = adjustments_.size();
-  inputs_.Upload(backend_, StepInputs::Bytes(one));
-  SPOTD_CHECK(adjustments_.Upload(backend_).ok());
-  backend_->Upload(buffers_->logits.data(), logits.data(), logits.size_bytes());
-  IssueSample(1, StepInputs::At(inputs_.device(), one), ResultsAt(results_.device(), 1));
-  results_.Download(backend_, ResultsBytes(1));
-  const StepResults host = ResultsAt(results_.host(), 1);
-  DecodeResult result;
-  result.token = host.tokens[0];
-  result.logprob = host.logprobs[0];
-  return result;
-}
-
 }  // namespace spotd::model

@@ -34,8 +34,6 @@ class Decoder {
   absl::Status Decode(std::span<const DecodeRow> rows, std::span<DecodeResult> results,
                       std::span<float> logits);
   int32_t StepRow(int32_t i) const { return plan_.caller_row(i); }
-  DecodeResult SampleFrom(std::span<float> logits, const kernels::SamplingParams& params,
-                          std::span<const kernels::TokenAdjustment> adjustments);
 
   // Backend memory held, growth included.
   size_t bytes() const;

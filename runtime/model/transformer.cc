@@ -231,11 +231,6 @@ int32_t Transformer::StepRow(int32_t i) const {
   return impl_->decoder->StepRow(i);
 }
 
-DecodeResult Transformer::SampleFrom(std::span<float> logits, const kernels::SamplingParams& params,
-                                     std::span<const kernels::TokenAdjustment> adjustments) {
-  return impl_->decoder->SampleFrom(logits, params, adjustments);
-}
-
 const ModelConfig& Transformer::config() const {
   return impl_->config;
 }

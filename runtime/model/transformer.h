@@ -110,10 +110,6 @@ class Transformer {
                       std::span<float> logits = {});
   // The row, in the caller's order, that ran as row `i` of the latest decode step.
   int32_t StepRow(int32_t i) const;
-  // Samples from host logits [vocab] with the same arithmetic as Decode: the first token after a
-  // prefill.
-  DecodeResult SampleFrom(std::span<float> logits, const kernels::SamplingParams& params,
-                          std::span<const kernels::TokenAdjustment> adjustments);
 
   const ModelConfig& config() const;
   bool has_selector() const;

@@ -1,5 +1,5 @@
-// Another backend with a hook at the end of each step: to make steps fail, last, or wait for the
-// test.
+// Another backend with hooks at the end of each step and before each allocation: to make steps
+// fail, last, or wait for the test, and a device full.
 #pragma once
 
 #include <functional>
@@ -9,6 +9,7 @@
 #include <utility>
 
 #include "kernels/backend.h"
+#include "kernels/core/status.h"
 
 namespace spotd::testing {
 
@@ -36,13 +37,16 @@ class StepHook {
 
 class HookedBackend : public kernels::Backend {
  public:
-  HookedBackend(std::unique_ptr<kernels::Backend> inner, std::shared_ptr<StepHook> hook)
-      : inner_(std::move(inner)), hook_(std::move(hook)) {}
+  // `allocation`, nullable, says what becomes of each allocation.
+  HookedBackend(std::unique_ptr<kernels::Backend> inner, std::shared_ptr<StepHook> hook,
+                std::shared_ptr<StepHook> allocation = nullptr)
+      : inner_(std::move(inner)), hook_(std::move(hook)), allocation_(std::move(allocation)) {}
 
   std::string_view name() const override { return inner_->name(); }
   std::string description() const override { return inner_->description(); }
   size_t activation_bytes() const override { return inner_->activation_bytes(); }
   absl::StatusOr<kernels::Buffer> Allocate(size_t bytes) override {
+    if (allocation_ != nullptr) SPOTD_RETURN_IF_ERROR(allocation_->Call());
     return inner_->Allocate(bytes);
   }
   void Upload(void* dst, const void* src, size_t bytes) override {
@@ -90,6 +94,7 @@ class HookedBackend : public kernels::Backend {
 
   std::unique_ptr<kernels::Backend> inner_;
   std::shared_ptr<StepHook> hook_;
+  std::shared_ptr<StepHook> allocation_;
 };
 
 }  // namespace spotd::testing

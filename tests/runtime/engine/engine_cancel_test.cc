@@ -11,6 +11,7 @@
 namespace spotd::engine {
 namespace {
 
+using ::testing::HasSubstr;
 using ::testing::SizeIs;
 
 // What a session must still be able to do after a request on it was broken off.
@@ -204,6 +205,28 @@ TEST_F(EngineCancelTest, AFailedStepEndsItsRequestsAndNothingElse) {
   gated_.hook->Set(nullptr);
   ExpectUsable(engine_, id_, "kept");
   EXPECT_EQ(engine_->metrics().engine_failed_steps.load(), 0);
+}
+
+// The biases of a step need device memory when they are the first, or more than ever.
+TEST(EngineFullDeviceTest, AStepWithoutMemoryEndsItsRequestsAndNothingElse) {
+  const auto allocation = std::make_shared<StepHook>();
+  TinyEngineOptions options;
+  options.backend = std::make_unique<HookedBackend>(testing::TinyBackend()(),
+                                                    std::make_shared<StepHook>(), allocation);
+  const auto engine = MakeTinyEngine(std::move(options));
+  const std::string id = NewSession(engine.get());
+  ASSERT_TRUE(AppendText(engine.get(), id, "kept").ok());
+  GenerateRequest biased = Ask(id, "", 5);
+  biased.sampling.logit_bias = {{'a', 100.0f}};
+  allocation->Set([] { return absl::ResourceExhaustedError("the device is full"); });
+  const absl::Status status = Complete(engine.get(), biased).second.status();
+  EXPECT_EQ(status.code(), absl::StatusCode::kInternal) << status;
+  EXPECT_EQ(Reason(status), reason::kEngineFault);
+  EXPECT_THAT(std::string(status.message()), HasSubstr("the device is full"));
+  EXPECT_TRUE(Complete(engine.get(), Ask("", "abc", 5)).second.ok()) << "needs no more memory";
+  allocation->Set(nullptr);
+  ExpectUsable(engine.get(), id, "kept");
+  EXPECT_EQ(Tokens(engine.get(), biased), std::vector<int32_t>(5, 'a'));
 }
 
 // Nothing may wait for a device that will not answer: not what runs, not what waits, not what
