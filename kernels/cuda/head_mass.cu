@@ -223,7 +223,7 @@ cudaError_t LaunchQuestScore(const LaunchContext& ctx, const QuestScoreArgs& arg
 
 cudaError_t LaunchOracleScore(const LaunchContext& ctx, const OracleScoreArgs& args,
                               void* scratch) {
-  if (args.q_heads > kMaxMeanHeads) return cudaErrorInvalidValue;
+  if (args.q_heads / args.groups > kMaxMeanHeads) return cudaErrorInvalidValue;
   auto* values = static_cast<float*>(scratch);
   const int stride = ValueStride(args.batch, args.layer.block_tokens);
   const dim3 grid(CeilDiv(stride, kWarps), args.q_heads, args.batch.num_seqs);
