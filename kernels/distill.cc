@@ -15,4 +15,17 @@ absl::StatusOr<std::unique_ptr<DistillKernels>> CreateDistillKernels(Backend* ba
   return Unimplemented("the ", backend->name(), " backend has no training kernels");
 }
 
+absl::Status CheckDistillLimits(const DistillLimits& limits, int32_t q_heads, int32_t rows,
+                                const char* option) {
+  if (q_heads > limits.q_heads) {
+    return InvalidArgument("the model has ", q_heads,
+                           " query heads; training on this device takes at most ", limits.q_heads,
+                           " (--backend cpu takes any)");
+  }
+  if (rows > limits.rows) {
+    return InvalidArgument(option, " must be at most ", limits.rows, " on this device, got ", rows);
+  }
+  return absl::OkStatus();
+}
+
 }  // namespace spotd::kernels

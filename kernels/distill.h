@@ -22,6 +22,7 @@
 #include <cstdint>
 #include <memory>
 
+#include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "kernels/distill_args.h"
 
@@ -32,6 +33,8 @@ namespace spotd::kernels {
 class DistillKernels {
  public:
   virtual ~DistillKernels() = default;
+  // For a cache of `block_tokens` a block.
+  virtual DistillLimits limits(int32_t /*block_tokens*/) const { return {}; }
   // Adds the gradients of one layer of some sequences, and their figures to those TakeStats
   // returns.
   virtual void Accumulate(const DistillArgs& args) = 0;
@@ -47,5 +50,10 @@ class Backend;
 // The kernels that belong to `backend`, which must outlive them. `threads` as in BackendOptions.
 // UNIMPLEMENTED where the backend has none.
 absl::StatusOr<std::unique_ptr<DistillKernels>> CreateDistillKernels(Backend* backend, int threads);
+
+// INVALID_ARGUMENT where sequences of `rows` tokens of a model with `q_heads` are beyond `limits`;
+// `option` is what sets the rows.
+absl::Status CheckDistillLimits(const DistillLimits& limits, int32_t q_heads, int32_t rows,
+                                const char* option);
 
 }  // namespace spotd::kernels

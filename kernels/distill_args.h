@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <limits>
 
 #include "kernels/args.h"
 
@@ -61,6 +62,12 @@ struct DistillArgs {
 
   SelectorTensors weights;
   SelectorTensors gradients;  // accumulated into; q null: measure the loss only
+};
+
+// The most that training kernels take.
+struct DistillLimits {
+  int32_t q_heads = std::numeric_limits<int32_t>::max();  // of the model
+  int32_t rows = std::numeric_limits<int32_t>::max();     // tokens of a sequence
 };
 
 // Sums over the queries of one DistillArgs of means over groups.

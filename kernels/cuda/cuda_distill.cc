@@ -8,6 +8,7 @@
 #include "kernels/cuda/cuda_check.h"
 #include "kernels/cuda/device_memory.h"
 #include "kernels/cuda/distill.h"
+#include "kernels/cuda/distill_limits.h"
 
 namespace spotd::kernels {
 namespace cuda {
@@ -21,6 +22,15 @@ class CudaDistillKernels final : public DistillKernels {
   absl::Status Open() {
     return ToStatus(sums_.Grow((kStatCount + 1 + kSumPartials) * sizeof(double)),
                     "allocating on the GPU");
+  }
+
+  DistillLimits limits(int32_t block_tokens) const override {
+    int device = 0;
+    int bytes = 0;
+    const bool known = cudaGetDevice(&device) == cudaSuccess &&
+                       cudaDeviceGetAttribute(&bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin,
+                                              device) == cudaSuccess;
+    return known ? LimitsOfSharedMemory(static_cast<size_t>(bytes), block_tokens) : DistillLimits{};
   }
 
   void Accumulate(const DistillArgs& args) override {

@@ -1,6 +1,7 @@
 #include <cmath>
 
 #include "kernels/cuda/device.cuh"
+#include "kernels/cuda/distill_limits.h"
 #include "kernels/cuda/distill_stages.cuh"
 
 namespace spotd::kernels::cuda {
@@ -181,7 +182,7 @@ __device__ void ChoiceLoss(const DistillArgs& args, const Query& q, float residu
 // One block a query; groups one after the other.
 __global__ void LossKernel(DistillArgs args, DistillScratch s) {
   extern __shared__ float shared[];
-  __shared__ float scratch[33];
+  __shared__ float scratch[kLossScratch];
   const int64_t query = blockIdx.x;
   const int block_tokens = args.layer.block_tokens;
   const int max_blocks = (args.rows + block_tokens - 1) / block_tokens;
@@ -224,8 +225,7 @@ __global__ void SumStatsKernel(DistillArgs args, DistillScratch s) {
 }  // namespace
 
 cudaError_t LaunchLoss(cudaStream_t stream, const DistillArgs& args, const DistillScratch& s) {
-  const int blocks = (args.rows + args.layer.block_tokens - 1) / args.layer.block_tokens;
-  const size_t shared = (static_cast<size_t>(args.rows) + blocks) * sizeof(float) + blocks;
+  const size_t shared = LossSharedBytes(args.rows, args.layer.block_tokens);
   const cudaError_t error = cudaFuncSetAttribute(
       LossKernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(shared));
   if (error != cudaSuccess) return error;

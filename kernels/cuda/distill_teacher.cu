@@ -6,15 +6,16 @@
 // Keys are the rows of the products and go from the cache straight into fragments, as in linear.cu:
 // the order of the summed index is free as long as keys and queries agree.
 #include "kernels/cuda/device.cuh"
+#include "kernels/cuda/distill_limits.h"
 #include "kernels/cuda/distill_stages.cuh"
 
 namespace spotd::kernels::cuda {
 namespace {
 
-constexpr int kWarps = 16;
+constexpr int kWarps = kTeacherWarps;
 constexpr int kThreads = kWarps * 32;
-constexpr int kQueries = 16;  // two column tiles of 8
-constexpr int kKeys = 16;     // of a step of a warp; divides every block size
+constexpr int kQueries = kTeacherQueries;  // two column tiles of 8
+constexpr int kKeys = 16;                  // of a step of a warp; divides every block size
 
 // A running log2-sum-exp2.
 struct Sum {
@@ -260,8 +261,8 @@ cudaError_t LaunchTeacher(cudaStream_t stream, const DistillArgs& args, const Di
   if (args.layer.head_dim % 8 != 0 || args.layer.block_tokens % kKeys != 0) {
     return cudaErrorInvalidValue;
   }
-  const size_t shared =
-      size_t{kQueries} * args.q_heads * 2 * (kWarps * sizeof(Sum) + sizeof(float));
+  static_assert(sizeof(Sum) == 2 * sizeof(float), "as TeacherSharedBytes counts");
+  const size_t shared = TeacherSharedBytes(args.q_heads);
   const cudaError_t error = cudaFuncSetAttribute(
       TeacherKernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(shared));
   if (error != cudaSuccess) return error;

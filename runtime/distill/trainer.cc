@@ -284,6 +284,9 @@ absl::StatusOr<std::unique_ptr<Trainer>> Trainer::Create(
     const Corpus* corpus, std::unique_ptr<kernels::DistillKernels> kernels,
     const TrainerOptions& options) {
   SPOTD_RETURN_IF_ERROR(CheckOptions(options, transformer->config(), transformer->limits()));
+  SPOTD_RETURN_IF_ERROR(
+      kernels::CheckDistillLimits(kernels->limits(transformer->limits().block_tokens),
+                                  transformer->config().q_heads, options.length, "--length"));
   SPOTD_ASSIGN_OR_RETURN(std::vector<float> scales,
                          LayerScales(backend, transformer, store,
                                      corpus->TrainingSequence(options.seed, 0), options.input_rms));

@@ -64,7 +64,8 @@ class Trainer {
  public:
   // The transformer and its store must outlive the trainer. As many sequences of `length` tokens
   // run in one pass as the transformer's limits allow; the store must hold them. INVALID_ARGUMENT
-  // names the option of spot-distill that is out of range.
+  // names the option of spot-distill that is out of range, or what of the model the kernels cannot
+  // take.
   static absl::StatusOr<std::unique_ptr<Trainer>> Create(
       kernels::Backend* backend, model::Transformer* transformer, kvstore::KvStore* store,
       const Corpus* corpus, std::unique_ptr<kernels::DistillKernels> kernels,

@@ -11,6 +11,7 @@
 #include "gtest/gtest.h"
 #include "kernels/core/float16.h"
 #include "kernels/cpu/distill.h"
+#include "kernels/cuda/distill_limits.h"
 
 namespace spotd::kernels {
 namespace {
@@ -439,6 +440,18 @@ TEST(DistillTest, WithoutGradientsTheLossIsOnlyMeasured) {
   EXPECT_EQ(measured.believed_mass, trained.believed_mass);
   EXPECT_GT(measured.believed_mass, 0);
   EXPECT_LE(measured.believed_mass, measured.queries * (1 + 1e-6));
+}
+
+// What the CUDA kernels take where a thread block gets 227 KiB, as on an H100.
+TEST(DistillLimitsTest, AreWhatFitsIntoSharedMemory) {
+  constexpr size_t kBytes = 232448;
+  const DistillLimits limits = cuda::LimitsOfSharedMemory(kBytes, 16);
+  EXPECT_EQ(limits.q_heads, 55);
+  EXPECT_LE(cuda::TeacherSharedBytes(55), kBytes);
+  EXPECT_GT(cuda::TeacherSharedBytes(56), kBytes);
+  EXPECT_EQ(limits.rows, 53867);
+  EXPECT_LE(cuda::LossSharedBytes(53867, 16) + cuda::kLossStaticBytes, kBytes);
+  EXPECT_EQ(cuda::LimitsOfSharedMemory(0, 16).rows, 0);
 }
 
 }  // namespace

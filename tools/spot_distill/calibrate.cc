@@ -101,6 +101,9 @@ absl::StatusOr<Metadata> FitTemperatures(const CalibrateOptions& options,
                                                                   model->transformer().config()));
   SPOTD_ASSIGN_OR_RETURN(const auto kernels,
                          kernels::CreateDistillKernels(&model->backend(), options.threads));
+  SPOTD_RETURN_IF_ERROR(
+      kernels::CheckDistillLimits(kernels->limits(model->transformer().limits().block_tokens),
+                                  model->transformer().config().q_heads, context, "--context"));
   ReliabilityOptions reliability;
   reliability.scales = {1.0f, 0.7f, 0.8f, 0.87f, 0.94f, 1.06f, 1.13f, 1.2f, 1.3f, 1.45f, 1.6f};
   const int32_t trained = std::min(std::max(selector->config().training_length, 512), context);

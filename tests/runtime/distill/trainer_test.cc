@@ -206,6 +206,39 @@ TEST_F(TrainerTest, TheNumberOfGroupsMustBeTheModels) {
   EXPECT_THAT(std::string(trainer.status().message()), HasSubstr("--groups"));
 }
 
+// Kernels of a device that takes so much.
+class LimitedKernels final : public kernels::DistillKernels {
+ public:
+  explicit LimitedKernels(kernels::DistillLimits limits) : limits_(limits) {}
+  kernels::DistillLimits limits(int32_t /*block_tokens*/) const override { return limits_; }
+  void Accumulate(const kernels::DistillArgs& /*args*/) override {}
+  absl::StatusOr<kernels::DistillStats> TakeStats() override { return kernels::DistillStats{}; }
+  void Zero(float* /*values*/, int64_t /*count*/) override {}
+  double SumOfSquares(const float* /*values*/, int64_t /*count*/) override { return 0; }
+  void AdamW(const kernels::AdamWArgs& /*args*/) override {}
+
+ private:
+  kernels::DistillLimits limits_;
+};
+
+TEST_F(TrainerTest, WhatTheDeviceCannotTakeIsRefusedAtTheStart) {
+  const auto create = [&](int32_t q_heads, int32_t rows) {
+    return Trainer::Create(backend_.get(), transformer_.get(), store_.get(), corpus_.get(),
+                           std::make_unique<LimitedKernels>(kernels::DistillLimits{q_heads, rows}),
+                           Options())
+        .status();
+  };
+  const int32_t heads = source_.config().q_heads;
+  EXPECT_TRUE(create(heads, kLength).ok());
+  const absl::Status model = create(heads - 1, kLength);
+  EXPECT_EQ(model.code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_THAT(std::string(model.message()), HasSubstr("has 4 query heads"));
+  EXPECT_THAT(std::string(model.message()), HasSubstr("at most 3"));
+  const absl::Status length = create(heads, kLength - 1);
+  EXPECT_EQ(length.code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_THAT(std::string(length.message()), HasSubstr("--length must be at most 191"));
+}
+
 TEST_F(TrainerTest, OnlyDimsThatASelectorFileMayHaveAreTrained) {
   for (const int32_t dim : {0, 16, 48, 288}) {
     TrainerOptions options = Options();
