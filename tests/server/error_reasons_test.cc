@@ -340,7 +340,11 @@ std::map<std::string, Case> LimitCases() {
              ->ListModels(&call, {}, &response);
        }},
       {reason::kUploadLimit, [] { return AppendBesideAnOpenOne({"--max_uploads=1"}); }},
-      {reason::kTenantUploadLimit, [] { return AppendBesideAnOpenOne({"--max_uploads=2"}); }},
+      // That callers are told apart is enough: the file is not read here.
+      {reason::kTenantUploadLimit,
+       [] {
+         return AppendBesideAnOpenOne({"--max_uploads=2", "--auth_tokens=unread"});
+       }},
       {reason::kUploadStalled,
        [] {
          TestServer server;
