@@ -220,27 +220,31 @@ __device__ void WriteMean(const DistillArgs& args, const DistillScratch& s, cons
 
 __global__ void __launch_bounds__(kThreads) TeacherKernel(DistillArgs args, DistillScratch s) {
   extern __shared__ Sum shared[];
-  const int sums = args.q_heads * kQueries;
-  Sum* all = shared;  // [q_heads, kWarps, kQueries]
-  Sum* residual = all + sums * kWarps;
-  float* lse = reinterpret_cast<float*>(residual + sums * kWarps);  // [q_heads, kQueries]
-  float* weights = lse + sums;
+  const int apart = min(args.q_heads, kTeacherHeads);
+  Sum* all = shared;  // [apart, kWarps, kQueries]
+  Sum* residual = all + apart * kWarps * kQueries;
+  float* lse =
+      reinterpret_cast<float*>(residual + apart * kWarps * kQueries);  // [q_heads, kQueries]
+  float* weights = lse + args.q_heads * kQueries;
   const int first = blockIdx.x * kQueries;
   const int last = min(first + kQueries, args.num_queries) - 1;
   const int keys = args.queries[int64_t{blockIdx.y} * args.num_queries + last] + 1;
   const Lane lane = MakeLane(args, blockIdx.y, first);
   const int warp = threadIdx.x / 32;
-  for (int head = 0; head < args.q_heads; ++head) {
-    const int at = (head * kWarps + warp) * kQueries;
-    SumHead(args, lane, head, keys, all + at, residual + at);
+  for (int head = 0; head < args.q_heads; head += apart) {
+    const int heads = min(apart, args.q_heads - head);
+    for (int i = 0; i < heads; ++i) {
+      const int at = (i * kWarps + warp) * kQueries;
+      SumHead(args, lane, head + i, keys, all + at, residual + at);
+    }
+    __syncthreads();
+    for (int i = threadIdx.x; i < heads * kQueries; i += kThreads) {
+      const int at = i / kQueries * kWarps * kQueries + i % kQueries;
+      lse[head * kQueries + i] = CombineParts(all + at, kQueries);
+      weights[head * kQueries + i] = CombineParts(residual + at, kQueries);
+    }
+    __syncthreads();
   }
-  __syncthreads();
-  for (int i = threadIdx.x; i < sums; i += kThreads) {
-    const int at = i / kQueries * kWarps * kQueries + i % kQueries;
-    lse[i] = CombineParts(all + at, kQueries);
-    weights[i] = CombineParts(residual + at, kQueries);
-  }
-  __syncthreads();
   if (threadIdx.x < kQueries && first + threadIdx.x < args.num_queries) {
     const int64_t query = int64_t{blockIdx.y} * args.num_queries + first + threadIdx.x;
     WeighGroups(args, lse + threadIdx.x, weights + threadIdx.x,

@@ -56,12 +56,13 @@ std::vector<Bf16> KeyBlocks() {
 }
 
 Result Train(Device& device, float sparse_fraction, int repeats, bool learn = true,
-             int32_t groups = 1, SelectorKeyFormat key_rounding = SelectorKeyFormat::kNone) {
+             int32_t groups = 1, SelectorKeyFormat key_rounding = SelectorKeyFormat::kNone,
+             int32_t q_heads = kQHeads) {
   const int64_t count = WeightCount(groups);
   auto kernels = CreateDistillKernels(&*device, 2);
   EXPECT_TRUE(kernels.ok()) << kernels.status();
   Buffer x = device.PutActs(RandomActs(size_t{kSequences * kRows} * kHidden, 1));
-  Buffer q = device.PutActs(RandomActs(size_t{kSequences * kRows} * kQHeads * kHeadDim, 2));
+  Buffer q = device.PutActs(RandomActs(size_t{kSequences * kRows} * q_heads * kHeadDim, 2));
   Buffer kv = device.Put(KeyBlocks());
   std::vector<int32_t> table(kSequences * kBlocks);
   std::iota(table.rbegin(), table.rend(), 0);
@@ -89,7 +90,7 @@ Result Train(Device& device, float sparse_fraction, int repeats, bool learn = tr
                 kKvHeads,  kHeadDim, 0,       SelectorKeyFormat::kNone};
   args.block_table = block_table.as<int32_t>();
   args.table_stride = kBlocks;
-  args.q_heads = kQHeads;
+  args.q_heads = q_heads;
   args.teacher_scale = 0.3f;
   args.teacher_power = 1.0f;
   args.num_queries = 7;
@@ -173,6 +174,24 @@ TEST(DistillGpuTest, RoundedKeysAreTheHosts) {
     EXPECT_NEAR(gpu.stats.loss, host.stats.loss, 1e-2 * std::abs(host.stats.loss));
     EXPECT_LT(RelativeError(gpu.gradients, host.gradients), 5e-2);
   }
+}
+
+// More heads than have their warps' sums in shared memory at once.
+TEST(DistillGpuTest, ManyHeadsAreTheHosts) {
+  constexpr int32_t kMany = 66;
+  const Result host = Train(Reference(), 0.0f, 1, true, kKvHeads, SelectorKeyFormat::kNone, kMany);
+  const Result gpu = Train(Gpu(), 0.0f, 1, true, kKvHeads, SelectorKeyFormat::kNone, kMany);
+  ExpectLike(gpu, host);
+}
+
+// What a device says of itself: Qwen3-32B has 64 query heads.
+TEST(DistillGpuTest, TheDeviceTakesLargeModels) {
+  const auto kernels = CreateDistillKernels(&*Gpu(), 2);
+  ASSERT_TRUE(kernels.ok()) << kernels.status();
+  const DistillLimits limits = (*kernels)->limits(kBlockTokens);
+  EXPECT_GE(limits.q_heads, 64);
+  EXPECT_GE(limits.rows, 16384);
+  EXPECT_LT(limits.rows, 1 << 20);
 }
 
 TEST(DistillGpuTest, MeasuringLeavesGradientsAlone) {

@@ -446,12 +446,15 @@ TEST(DistillTest, WithoutGradientsTheLossIsOnlyMeasured) {
 TEST(DistillLimitsTest, AreWhatFitsIntoSharedMemory) {
   constexpr size_t kBytes = 232448;
   const DistillLimits limits = cuda::LimitsOfSharedMemory(kBytes, 16);
-  EXPECT_EQ(limits.q_heads, 55);
-  EXPECT_LE(cuda::TeacherSharedBytes(55), kBytes);
-  EXPECT_GT(cuda::TeacherSharedBytes(56), kBytes);
+  EXPECT_EQ(limits.q_heads, 1304);
+  EXPECT_LE(cuda::TeacherSharedBytes(1304), kBytes);
+  EXPECT_GT(cuda::TeacherSharedBytes(1305), kBytes);
   EXPECT_EQ(limits.rows, 53867);
   EXPECT_LE(cuda::LossSharedBytes(53867, 16) + cuda::kLossStaticBytes, kBytes);
   EXPECT_EQ(cuda::LimitsOfSharedMemory(0, 16).rows, 0);
+  EXPECT_EQ(cuda::LimitsOfSharedMemory(cuda::TeacherSharedBytes(7), 16).q_heads, 7);
+  // 99 KiB, the least of sm_80 and later.
+  EXPECT_GE(cuda::LimitsOfSharedMemory(101376, 16).q_heads, 128);
 }
 
 }  // namespace

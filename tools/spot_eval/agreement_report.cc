@@ -85,14 +85,19 @@ std::vector<std::vector<double>> HeadMass(std::span<const Agreement* const> docu
 json MassJson(std::span<const Agreement* const> documents) {
   const auto mass = ByLayer(documents, [](const LayerReading& l) { return l.mass; });
   const auto oracle = ByLayer(documents, [](const LayerReading& l) { return l.oracle; });
+  const auto layer_oracle =
+      ByLayer(documents, [](const LayerReading& l) { return l.layer_oracle; });
   const auto density = ByLayer(documents, [](const LayerReading& l) { return l.density; });
   json out = {{"mass", Mean(mass)},
               {"oracle_mass", Mean(oracle)},
               {"oracle_share", Rounded(Mean(mass) / Mean(oracle))},
+              {"layer_oracle_mass", Mean(layer_oracle)},
+              {"layer_oracle_share", Rounded(Mean(mass) / Mean(layer_oracle))},
               {"layers",
                {{"mass", mass},
                 {"head_mass", HeadMass(documents)},
                 {"oracle_mass", oracle},
+                {"layer_oracle_mass", layer_oracle},
                 {"believed", ByLayer(documents, [](const LayerReading& l) { return l.believed; })},
                 {"density", density}}},
               {"reliability", Reliability(documents)}};

@@ -130,6 +130,7 @@ void EvalModel::RecordChoices(std::span<EvalRow* const> rows) {
       LayerReading& sum = reading.layers[layer];
       sum.mass += choice.mass;
       sum.oracle += choice.oracle;
+      sum.layer_oracle += choice.layer_oracle;
       sum.believed += choice.believed;
       sum.density += choice.chosen_blocks / choice.visible_blocks;
       sum.heads.resize(choice.heads.size());

@@ -21,6 +21,7 @@ namespace spotd::eval {
 struct LayerReading {
   double mass = 0;  // sums over steps of ChoiceMass's fields
   double oracle = 0;
+  double layer_oracle = 0;
   double believed = 0;
   double density = 0;  // of chosen / visible blocks
   std::vector<double> heads;

@@ -84,7 +84,9 @@ void MassProbe::Attend(const kernels::AttendArgs& args) {
     const double blocks = kernels::NumBlocks(row.kv_len, args.layer.block_tokens);
     choices_[first + i] = args.selected != nullptr
                               ? Judge(lists, i, row, args.layer.block_tokens)
-                              : ChoiceMass{blocks, blocks, 1, 1, 1, std::vector<float>(heads, 1)};
+                              : ChoiceMass{.chosen_blocks = blocks,
+                                           .visible_blocks = blocks,
+                                           .heads = std::vector<float>(heads, 1)};
   };
   pool_->ParallelFor(static_cast<int64_t>(rows), 1, [&](int64_t begin, int64_t end, int) {
     for (int64_t i = begin; i < end; ++i) judge(static_cast<size_t>(i));
@@ -114,12 +116,11 @@ absl::Status MassProbe::Read(const kernels::AttendArgs& args, Lists* lists) {
   return absl::OkStatus();
 }
 
-std::vector<float> MassProbe::GroupMasses(const Lists& lists, size_t row_of_range, size_t group) {
-  const size_t heads = lists.heads / lists.groups;
+std::vector<float> MassProbe::MeanMasses(const Lists& lists, size_t row_of_range, size_t first,
+                                         size_t heads) {
   std::vector<float> mean(lists.stride);
-  for (size_t head = 0; head < heads; ++head) {
-    const float* const masses =
-        &lists.masses[(row_of_range * lists.heads + group * heads + head) * lists.stride];
+  for (size_t head = first; head < first + heads; ++head) {
+    const float* const masses = &lists.masses[(row_of_range * lists.heads + head) * lists.stride];
     for (size_t b = 0; b < lists.stride; ++b) mean[b] += masses[b] / static_cast<float>(heads);
   }
   return mean;
@@ -128,7 +129,17 @@ std::vector<float> MassProbe::GroupMasses(const Lists& lists, size_t row_of_rang
 ChoiceMass MassProbe::Judge(const Lists& lists, size_t row_of_range, const Row& row,
                             int32_t block_tokens) const {
   const int32_t visible = kernels::NumBlocks(row.kv_len, block_tokens);
-  ChoiceMass mean = {0, static_cast<double>(visible), 0, 0, 0, std::vector<float>(lists.heads)};
+  ChoiceMass mean = {.chosen_blocks = 0,
+                     .visible_blocks = static_cast<double>(visible),
+                     .mass = 0,
+                     .oracle = 0,
+                     .layer_oracle = 0,
+                     .believed = 0,
+                     .heads = std::vector<float>(lists.heads)};
+  const auto best = [&](const std::vector<float>& masses, int32_t blocks) {
+    return BestMass(std::span(masses).first(static_cast<size_t>(visible)), blocks, row.rule,
+                    row.kv_len, block_tokens);
+  };
   const double share = 1.0 / static_cast<double>(lists.groups);
   const size_t heads = lists.heads / lists.groups;
   for (size_t group = 0; group < lists.groups; ++group) {
@@ -139,12 +150,15 @@ ChoiceMass MassProbe::Judge(const Lists& lists, size_t row_of_range, const Row& 
       for (int32_t i = 0; i < lists.counts[choice]; ++i) mean.heads[head] += masses[blocks[i]];
       mean.mass += static_cast<double>(mean.heads[head]) / static_cast<double>(lists.heads);
     }
-    const std::vector<float> masses = GroupMasses(lists, row_of_range, group);
     mean.chosen_blocks += share * lists.counts[choice];
-    mean.oracle += share * BestMass(std::span(masses).first(static_cast<size_t>(visible)),
-                                    lists.counts[choice], row.rule, row.kv_len, block_tokens);
+    mean.oracle +=
+        share * best(MeanMasses(lists, row_of_range, group * heads, heads), lists.counts[choice]);
     mean.believed += share * static_cast<double>(lists.believed[choice]);
   }
+  mean.layer_oracle = lists.groups == 1
+                          ? mean.oracle
+                          : best(MeanMasses(lists, row_of_range, 0, lists.heads),
+                                 static_cast<int32_t>(std::lround(mean.chosen_blocks)));
   return mean;
 }
 

@@ -23,6 +23,8 @@ struct ChoiceMass {
   double visible_blocks = 0;
   double mass = 1;    // true mass of the chosen blocks, mean over query heads
   double oracle = 1;  // the most that as many blocks could hold, chosen with the same freedom
+  // The most that one choice for all heads could hold, of as many blocks.
+  double layer_oracle = 1;
   double believed = 1;
   std::vector<float> heads;  // mass by KV head: what a mean may hide
 };
@@ -64,8 +66,9 @@ class MassProbe : public kernels::ForwardingBackend {
     size_t selected_stride;  // of selected
   };
   absl::Status Read(const kernels::AttendArgs& args, Lists* lists);
-  // Of a row: masses [stride] as one group sees them, the mean of its heads.
-  static std::vector<float> GroupMasses(const Lists& lists, size_t row_of_range, size_t group);
+  // Of a row: masses [stride], the mean of KV heads [first, first + heads).
+  static std::vector<float> MeanMasses(const Lists& lists, size_t row_of_range, size_t first,
+                                       size_t heads);
   ChoiceMass Judge(const Lists& lists, size_t row_of_range, const Row& row,
                    int32_t block_tokens) const;
 

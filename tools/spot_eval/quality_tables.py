@@ -100,8 +100,8 @@ def context_table(report: dict) -> str:
     return table(["policy (density: KL)"] + [f"{c} tokens" for c in contexts], rows)
 
 
-def keys_table(report: dict, mass: dict | None, needle: dict | None) -> str:
-    """KL, covered mass and needles with int4 and fp4 keys against bf16 keys."""
+def keys_table(report: dict, mass: dict | None, answers: list) -> str:
+    """KL, covered mass and retrieval with int4 and fp4 keys against bf16 keys."""
     context = longest(report)
     dim = report["selector_dim"]
     size = {"bf16": 2 * dim, "int4": dim // 2 + dim // 32 * 2, "fp4": dim // 2 + dim // 16}
@@ -114,10 +114,11 @@ def keys_table(report: dict, mass: dict | None, needle: dict | None) -> str:
         covered = {keys: find(mass, policy, context, keys)["mass"] for keys in size}
         rows.append([f"covered mass, {policy}", f"{covered['bf16']:.4f}"] +
                     [f"{covered[k]:.4f} ({100 * (covered[k] - covered['bf16']):+.2f} points)" for k in ("int4", "fp4")])
-    for task, length in dict.fromkeys((r["task"], r["context"]) for r in needle["rows"]) if needle else ():
-        found = {r["keys"]: r for r in needle["rows"] if (r["task"], r["context"]) == (task, length) and "depth" not in r}
+    scores = [r for answer in answers for r in answer["rows"] if "depth" not in r]
+    for task, length in dict.fromkeys((r["task"], r["context"]) for r in scores):
+        found = {r["keys"]: r for r in scores if (r["task"], r["context"]) == (task, length)}
         dense = found["bf16"]["dense_score"]
-        rows.append([f"needle {task} at {length}, distilled@0.8 (dense {dense:.2f})"] + [f"{found[k]['score']:.2f}" for k in size])
+        rows.append([f"{task} at {length}, distilled@0.8 (dense {dense:.2f})"] + [f"{found[k]['score']:.2f}" for k in size])
     rows.append(["bytes of a key", str(size["bf16"])] + [f"{size[k]} ({size['bf16'] / size[k]:.2f}x smaller)" for k in ("int4", "fp4")])
     return table(["", "bf16", "int4", "fp4"], rows)
 
@@ -161,10 +162,11 @@ def mass_table(report: dict) -> str:
         layers = row["layers"]["mass"]
         worst = min(range(len(layers)), key=lambda i: layers[i])
         mass, layer, head = min((m, i, h) for i, heads in enumerate(row["layers"]["head_mass"]) for h, m in enumerate(heads))
-        rows.append([row["policy"], row["context"], f"{row['density']:.3f}", f"{row['mass']:.4f}", f"{row['oracle_share']:.4f}",
+        rows.append([row["policy"], row["context"], f"{row['density']:.3f}", f"{row['mass']:.4f}", f"{row['layer_oracle_share']:.4f}",
+                     f"{row['oracle_share']:.4f}",
                      f"{layers[worst]:.3f} (layer {worst})", f"{mass:.3f} (layer {layer}, head {head})", f"{row['believed_mass']:.4f}",
                      f"{100 * row['reliability']['calibration_error']:.1f}"])
-    return table(["policy", "context", "density", "true mass", "of the oracle's", "worst layer", "worst KV head", "believed mass",
+    return table(["policy", "context", "density", "true mass", "of a layer's oracle", "of the freest oracle", "worst layer", "worst KV head", "believed mass",
                   "calibration error, points"], rows)
 
 
@@ -216,8 +218,9 @@ def floors_table(name: str, tasks: dict) -> str:
                      f"{percent(row['nll_delta'])}, up to {100 * upper:+.2f}%", verdict(upper <= floor["ppl"])])
         mass = find(tasks["mass"], policy, context) if "mass" in tasks else None
         if mass:
-            rows.append(["", "share of the oracle's mass", f">= {floor['oracle']}", f"{mass['oracle_share']:.4f}",
-                         verdict(mass["oracle_share"] >= floor["oracle"])])
+            rows.append(["", "share of the oracle's mass (one choice a layer)", f">= {floor['oracle']}",
+                         f"{mass['layer_oracle_share']:.4f}", verdict(mass["layer_oracle_share"] >= floor["oracle"])])
+            rows.append(["", "the same, the oracle choosing as freely as the policy", "", f"{mass['oracle_share']:.4f}", ""])
         quest = interpolate(curve(report, "quest", context), "density", "kl", row["density"])
         if quest:
             rows.append(["", "KL / Quest's at equal density", f"<= {floor['quest']:.2f}", f"{row['kl'] / quest:.2f}",
@@ -308,7 +311,8 @@ def write(results: dict, path: pathlib.Path) -> None:
         if "ppl" in tasks and "twilight" in tasks:
             parts["twilight"] = twilight_table(tasks["twilight"], tasks["ppl"])
         if "keys" in tasks:
-            parts["keys"] = keys_table(tasks["keys"], tasks.get("mass-keys"), tasks.get("needle-keys"))
+            parts["keys"] = keys_table(tasks["keys"], tasks.get("mass-keys"),
+                                       [tasks[t] for t in ("needle-keys", "track-keys", "qa-keys") if t in tasks])
         if "mass" in tasks:
             parts["mass"] = mass_table(tasks["mass"])
         answers = [tasks[t] for t in ("needle", "track", "qa") if t in tasks]

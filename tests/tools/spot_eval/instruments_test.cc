@@ -88,6 +88,8 @@ TEST_P(InstrumentsTest, OnlyTheOracleIsAsGoodAsTheOracle) {
   for (size_t p = 0; p < results.size(); ++p) {
     for (const LayerReading& layer : results[p].reading.layers) {
       EXPECT_LE(layer.mass, layer.oracle + 1e-6);
+      // Of as many blocks, one choice for all heads holds no more than one for each.
+      EXPECT_LE(layer.layer_oracle, layer.oracle + 1e-6);
       EXPECT_GT(layer.mass, 0);
       if (p == 0) {
         EXPECT_NEAR(layer.mass, layer.oracle, 1e-4);

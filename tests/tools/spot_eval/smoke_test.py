@@ -94,6 +94,9 @@ class SmokeTest(unittest.TestCase):
         by_policy = {r["policy"]: r for r in report["rows"]}
         self.assertAlmostEqual(by_policy["oracle@0.5"]["oracle_share"], 1, places=3)
         self.assertLess(by_policy["window"]["mass"], by_policy["oracle@0.5"]["mass"])
+        # What chooses once for the layer has one ceiling; Quest's, for each KV head, is higher than that.
+        self.assertEqual(by_policy["oracle@0.5"]["layer_oracle_share"], by_policy["oracle@0.5"]["oracle_share"])
+        self.assertLess(by_policy["quest@0.5"]["layer_oracle_mass"], by_policy["quest@0.5"]["oracle_mass"])
 
     def test_retrieval(self):
         for command, args, tasks in (("needle", ("--depths", "0,1"), {"single", "multi-key", "multi-value"}),
