@@ -162,6 +162,8 @@ RunIdentity IdentityOf(const TrainerOptions& o, const model::ModelConfig& model,
           {"recency_tokens", Concat(o.recency_tokens)},
           {"skip_probability", Concat(o.skip.probability)},
           {"skip_max_position", Concat(o.skip.max_position)},
+          {"skip_cuts", Concat(o.skip.most_cuts)},
+          {"skip_gap_power", Concat(o.skip.gap_power)},
           {"seed", Concat(o.seed)}};
 }
 

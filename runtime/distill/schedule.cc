@@ -24,9 +24,24 @@ std::vector<int32_t> PositionSkip::Positions(int32_t length, int64_t index) cons
   const auto draw = static_cast<uint64_t>(index) * 3;
   const int32_t room = max_position - length;
   if (room <= 0 || RandomUnit(seed, draw) >= probability) return positions;
-  const auto cut = 1 + static_cast<int32_t>(RandomUnit(seed, draw + 1) * (length - 1));
-  const auto gap = static_cast<int32_t>(RandomUnit(seed, draw + 2) * (room + 1));
-  for (int32_t i = cut; i < length; ++i) positions[static_cast<size_t>(i)] += gap;
+  const double share = std::pow(RandomUnit(seed, draw + 2), gap_power);
+  const auto gap = std::min(room, static_cast<int32_t>(share * (room + 1)));
+  // The first cut is that of a sequence with one; more come from a stream of their own.
+  const uint64_t more = RandomBits(seed, draw + 1);
+  const auto cuts = 1 + static_cast<size_t>(RandomUnit(more, 0) * most_cuts);
+  std::vector<int32_t> places(cuts);
+  std::vector<int32_t> upto(cuts, gap);  // the gaps' sum up to each cut
+  for (size_t i = 0; i < cuts; ++i) {
+    const double unit = i == 0 ? RandomUnit(seed, draw + 1) : RandomUnit(more, 2 * i);
+    places[i] = 1 + static_cast<int32_t>(unit * (length - 1));
+    if (i > 0) upto[i - 1] = static_cast<int32_t>(RandomUnit(more, 2 * i + 1) * (gap + 1));
+  }
+  std::sort(places.begin(), places.end());
+  std::sort(upto.begin(), upto.end());
+  for (size_t i = 0; i < cuts; ++i) {
+    const int32_t end = i + 1 < cuts ? places[i + 1] : length;
+    for (int32_t at = places[i]; at < end; ++at) positions[static_cast<size_t>(at)] += upto[i];
+  }
   return positions;
 }
 

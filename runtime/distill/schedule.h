@@ -16,14 +16,17 @@ struct LearningRate {
   double At(int64_t step) const;
 };
 
-// Position skipping (after arXiv 2309.10400): the sequence is cut at a random place and what
-// follows gets a random gap, up to `max_position`, so that short sequences show the selector long
-// distances. Contiguous positions with probability 1 - `probability`. A pure function of (seed,
-// index).
+// Position skipping (after arXiv 2309.10400): the sequence is cut at 1 to `most_cuts` random places
+// and what follows a cut gets a random gap, up to `max_position` in all, so that short sequences
+// show the selector long distances. The gaps' sum is the room for them times a uniform number to
+// the power `gap_power`: below 1 favours long ones. Contiguous positions with probability 1 -
+// `probability`. A pure function of (seed, index).
 struct PositionSkip {
   double probability = 0.75;
   int32_t max_position = 8192;
   uint64_t seed = 1;
+  int32_t most_cuts = 1;
+  double gap_power = 1.0;
   std::vector<int32_t> Positions(int32_t length, int64_t index) const;
 };
 

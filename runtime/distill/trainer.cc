@@ -57,6 +57,8 @@ absl::Status CheckRanges(const TrainerOptions& options) {
                           {"--sink_tokens", double(options.sink_tokens), 0, kPositions},
                           {"--recency_tokens", double(options.recency_tokens), 0, kPositions},
                           {"--skip", options.skip.probability, 0, 1},
+                          {"--cuts", double(options.skip.most_cuts), 1, 1024},
+                          {"--gap_power", options.skip.gap_power, 0, 16},
                           {"--serve_length", double(options.skip.max_position), 1, kPositions}};
   for (const Range& range : ranges) {
     // Written so that NaN is refused.

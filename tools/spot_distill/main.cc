@@ -62,6 +62,10 @@ ABSL_FLAG(double, round_keys, 0.0,
 ABSL_FLAG(int, sink_tokens, 128, "reserved tokens at the start of the context");
 ABSL_FLAG(int, recency_tokens, 256, "reserved tokens at its end");
 ABSL_FLAG(double, skip, 0.75, "share of the sequences trained with skipped positions");
+ABSL_FLAG(int32_t, cuts, 1, "skipped positions: the most places of a sequence that get a gap");
+ABSL_FLAG(double, gap_power, 1,
+          "skipped positions: gaps add up to a uniform share of the room to this power; below 1 "
+          "favours long ones");
 ABSL_FLAG(int, serve_length, 0,
           "longest position that skipping shows; 0 = the model's context length");
 ABSL_FLAG(int64_t, seed, 1, "seed of weights, text order and positions");
@@ -159,6 +163,8 @@ absl::StatusOr<TrainerOptions> OptionsFromFlags(const model::ModelConfig& model)
   options.sink_tokens = absl::GetFlag(FLAGS_sink_tokens);
   options.recency_tokens = absl::GetFlag(FLAGS_recency_tokens);
   options.skip.probability = absl::GetFlag(FLAGS_skip);
+  options.skip.most_cuts = absl::GetFlag(FLAGS_cuts);
+  options.skip.gap_power = absl::GetFlag(FLAGS_gap_power);
   options.skip.max_position = absl::GetFlag(FLAGS_serve_length) != 0
                                   ? absl::GetFlag(FLAGS_serve_length)
                                   : model.context_length;
@@ -325,7 +331,8 @@ int main(int argc, char** argv) {
     std::fprintf(stderr, "spot-distill: %s\n", std::string(status.message()).c_str());
     return 1;
   }
-  // An interrupted run has not done what it was asked: whoever started it must not take it for done.
+  // An interrupted run has not done what it was asked: whoever started it must not take it for
+  // done.
   const int interrupted = spotd::distill::g_interrupted;
   return interrupted == 0 ? 0 : 128 + interrupted;
 }

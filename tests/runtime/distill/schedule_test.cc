@@ -38,6 +38,59 @@ TEST(PositionSkipTest, PositionsRiseSkipOnceAndStayInside) {
   EXPECT_NEAR(skipped, 300, 40);
 }
 
+// Gaps of a sequence's positions.
+int Gaps(const std::vector<int32_t>& positions) {
+  int gaps = 0;
+  for (size_t i = 1; i < positions.size(); ++i) gaps += positions[i] != positions[i - 1] + 1;
+  return gaps;
+}
+
+TEST(PositionSkipTest, ManyCutsShareOneGap) {
+  PositionSkip skip{1.0, 8192, 3};
+  skip.most_cuts = 16;
+  std::set<int> numbers;
+  double reach = 0;
+  for (int64_t index = 0; index < 400; ++index) {
+    const std::vector<int32_t> positions = skip.Positions(1024, index);
+    EXPECT_EQ(positions.front(), 0);
+    EXPECT_LT(positions.back(), 8192);
+    EXPECT_TRUE(std::adjacent_find(positions.begin(), positions.end(), std::greater_equal<>()) ==
+                positions.end());
+    EXPECT_LE(Gaps(positions), 16);
+    numbers.insert(Gaps(positions));
+    reach += positions.back() / 400.0;
+  }
+  EXPECT_GT(numbers.size(), 12u);  // from one cut to sixteen
+  EXPECT_NEAR(reach, 1023 + (8192 - 1024) / 2.0, 500);
+}
+
+TEST(PositionSkipTest, OneCutIsThatOfEarlierVersions) {
+  const PositionSkip skip{1.0, 8192, 3};
+  PositionSkip many = skip;
+  many.most_cuts = 8;
+  int same = 0;
+  for (int64_t index = 0; index < 200; ++index) {
+    const std::vector<int32_t> one = skip.Positions(1024, index);
+    EXPECT_LE(Gaps(one), 1);
+    same += many.Positions(1024, index) == one;
+  }
+  EXPECT_NEAR(same, 25, 15);  // where the draw of one to eight says one
+}
+
+TEST(PositionSkipTest, ASmallPowerFavoursLongGaps) {
+  PositionSkip skip{1.0, 8192, 3};
+  skip.gap_power = 0.5;
+  double reach = 0;
+  for (int64_t index = 0; index < 400; ++index) {
+    const int32_t last = skip.Positions(1024, index).back();
+    EXPECT_LT(last, 8192);
+    reach += last / 400.0;
+  }
+  EXPECT_NEAR(reach, 1023 + (8192 - 1024) * 2.0 / 3, 400);
+  skip.gap_power = 0;  // all the room there is
+  EXPECT_EQ(skip.Positions(1024, 7).back(), 8191);
+}
+
 TEST(PositionSkipTest, NoRoomNoSkip) {
   const PositionSkip skip{1.0, 1024, 3};
   EXPECT_EQ(skip.Positions(1024, 5).back(), 1023);

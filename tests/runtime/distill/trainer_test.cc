@@ -283,6 +283,8 @@ TEST_F(TrainerTest, OptionsOutOfRangeAreRefusedByName) {
   refused("--recency_tokens", [](TrainerOptions& o) { o.recency_tokens = -1; });
   refused("--recency_tokens", [](TrainerOptions& o) { o.recency_tokens = 2'000'000'000; });
   refused("--skip", [](TrainerOptions& o) { o.skip.probability = 7; });
+  refused("--cuts", [](TrainerOptions& o) { o.skip.most_cuts = 0; });
+  refused("--gap_power", [](TrainerOptions& o) { o.skip.gap_power = -1; });
   refused("--serve_length", [](TrainerOptions& o) { o.skip.max_position = -4; });
 }
 
