@@ -25,8 +25,8 @@ struct PositionSkip {
   double probability = 0.75;
   int32_t max_position = 8192;
   uint64_t seed = 1;
-  int32_t most_cuts = 1;
-  double gap_power = 1.0;
+  int32_t most_cuts = 64;
+  double gap_power = 0.5;
   std::vector<int32_t> Positions(int32_t length, int64_t index) const;
 };
 

@@ -8,6 +8,9 @@ OUT_DIR/held-out for judging: the Linux kernel's documentation, Perl's, Python's
 handbook, and the sources of Python's standard library. Needs apt-get and dpkg-deb. The file list is sorted and each
 document keeps its package's path in its name, so a corpus of the same package versions is the same byte for byte.
 
+OUT_DIR/judging has text of packages that give nothing to train on (Git's and PostgreSQL's documentation): for judging too,
+where the held-out documents are too few.
+
 Each training document also gives a conversation, OUT_DIR/train/*.chat.txt: a passage of it with facts inserted,
 questions about them, a chain of variables to follow or a line to repeat, and the answers, with ChatML's markers.
 """
@@ -33,7 +36,10 @@ SOURCES = {
     "libpython3.11-stdlib": (("usr/lib/python3.11", (".py",)),),
     "libpython3.11-minimal": (("usr/lib/python3.11", (".py",)),),
 }
-
+JUDGING = {
+    "git-doc": (("usr/share/doc/git-doc", (".txt",)),),
+    "postgresql-doc-15": (("usr/share/doc/postgresql-doc-15/html", (".html",)),),
+}
 
 PASSAGE_BYTES = 2600  # about 800 tokens: passage and answers fit a training sequence
 NAMES = ("Avery", "Blake", "Casey", "Devon", "Ellis", "Finley", "Harper", "Jordan", "Kendall", "Logan", "Morgan", "Parker")
@@ -146,16 +152,22 @@ def write_chats(train: pathlib.Path) -> int:
     return written
 
 
+def part_of(package: str, name: str) -> str:
+    if package in JUDGING:
+        return "judging"
+    return "train" if zlib.crc32(name.encode()) % HELD_OUT_ONE_IN else "held-out"
+
+
 def main() -> int:
     if len(sys.argv) != 2:
         print(__doc__, file=sys.stderr)
         return 2
     out = pathlib.Path(sys.argv[1])
-    for part in ("train", "held-out"):
+    for part in ("train", "held-out", "judging"):
         (out / part).mkdir(parents=True, exist_ok=True)
     documents = size = 0
     with tempfile.TemporaryDirectory() as scratch:
-        for package, places in SOURCES.items():
+        for package, places in (SOURCES | JUDGING).items():
             target = unpack(package, pathlib.Path(scratch))
             for place, suffixes in places:
                 for path in sorted(p for p in (target / place).rglob("*") if p.is_file() and p.name.endswith(suffixes)):
@@ -163,8 +175,7 @@ def main() -> int:
                     if len(text.encode()) < MIN_BYTES:
                         continue
                     name = f"{package}--{path.relative_to(target / place).as_posix().replace('/', '__')}.txt"
-                    part = "train" if zlib.crc32(name.encode()) % HELD_OUT_ONE_IN else "held-out"
-                    (out / part / name).write_text(text, encoding="utf-8")
+                    (out / part_of(package, name) / name).write_text(text, encoding="utf-8")
                     documents += 1
                     size += len(text.encode())
     documents += write_chats(out / "train")

@@ -62,8 +62,8 @@ ABSL_FLAG(double, round_keys, 0.0,
 ABSL_FLAG(int, sink_tokens, 128, "reserved tokens at the start of the context");
 ABSL_FLAG(int, recency_tokens, 256, "reserved tokens at its end");
 ABSL_FLAG(double, skip, 0.75, "share of the sequences trained with skipped positions");
-ABSL_FLAG(int32_t, cuts, 1, "skipped positions: the most places of a sequence that get a gap");
-ABSL_FLAG(double, gap_power, 1,
+ABSL_FLAG(int32_t, cuts, 64, "skipped positions: the most places of a sequence that get a gap");
+ABSL_FLAG(double, gap_power, 0.5,
           "skipped positions: gaps add up to a uniform share of the room to this power; below 1 "
           "favours long ones");
 ABSL_FLAG(int, serve_length, 0,

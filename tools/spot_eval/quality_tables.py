@@ -16,7 +16,7 @@ def load(folder: pathlib.Path) -> dict:
     """{model name: {task: report}} of the files NAME-TASK.json."""
     results = {}
     for path in sorted(folder.glob("*.json")):
-        for task in ("needle-keys", "mass-keys", "keys", "floor", "serving", "uniform", "twilight", "ppl", "mass", "needle", "track", "qa"):
+        for task in ("needle-keys", "track-keys", "qa-keys", "mass-keys", "keys", "floor", "serving", "uniform", "twilight", "ppl", "mass", "needle", "track", "qa"):
             if path.stem.endswith("-" + task):
                 results.setdefault(path.stem.removesuffix("-" + task), {})[task] = json.loads(path.read_text())
                 break
@@ -26,8 +26,8 @@ def load(folder: pathlib.Path) -> dict:
 def with_stand_ins(tasks: dict) -> dict:
     """The tasks, those that were not run taken from ones that hold the same rows: every part of a document for its first parts; the
     runs that compare key formats for those of the default format, and the watched one for the plain one."""
-    stand_ins = {"ppl": "floor", "mass": "mass-keys", "keys": "mass-keys"}
-    return {task: tasks[other] for task, other in stand_ins.items() if other in tasks} | tasks
+    stand_ins = (("ppl", "mass"), ("ppl", "floor"), ("mass", "mass-keys"), ("keys", "mass-keys"))
+    return {task: tasks[other] for task, other in stand_ins if other in tasks} | tasks
 
 
 def longest(report: dict) -> int:

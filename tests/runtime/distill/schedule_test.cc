@@ -18,8 +18,8 @@ TEST(LearningRateTest, WarmsUpThenFollowsACosine) {
   EXPECT_NEAR(rate.At(1000), 0.05, 1e-12);
 }
 
-TEST(PositionSkipTest, PositionsRiseSkipOnceAndStayInside) {
-  const PositionSkip skip{0.75, 8192, 3};
+TEST(PositionSkipTest, OneCutSkipsOnceAndStaysInside) {
+  const PositionSkip skip{0.75, 8192, 3, 1, 1.0};
   int skipped = 0;
   for (int64_t index = 0; index < 400; ++index) {
     const std::vector<int32_t> positions = skip.Positions(1024, index);
@@ -46,8 +46,7 @@ int Gaps(const std::vector<int32_t>& positions) {
 }
 
 TEST(PositionSkipTest, ManyCutsShareOneGap) {
-  PositionSkip skip{1.0, 8192, 3};
-  skip.most_cuts = 16;
+  const PositionSkip skip{1.0, 8192, 3, 16, 1.0};
   std::set<int> numbers;
   double reach = 0;
   for (int64_t index = 0; index < 400; ++index) {
@@ -64,10 +63,9 @@ TEST(PositionSkipTest, ManyCutsShareOneGap) {
   EXPECT_NEAR(reach, 1023 + (8192 - 1024) / 2.0, 500);
 }
 
-TEST(PositionSkipTest, OneCutIsThatOfEarlierVersions) {
-  const PositionSkip skip{1.0, 8192, 3};
-  PositionSkip many = skip;
-  many.most_cuts = 8;
+TEST(PositionSkipTest, WhereTheDrawSaysOneCutItIsTheSame) {
+  const PositionSkip skip{1.0, 8192, 3, 1, 1.0};
+  const PositionSkip many{1.0, 8192, 3, 8, 1.0};
   int same = 0;
   for (int64_t index = 0; index < 200; ++index) {
     const std::vector<int32_t> one = skip.Positions(1024, index);
@@ -78,8 +76,7 @@ TEST(PositionSkipTest, OneCutIsThatOfEarlierVersions) {
 }
 
 TEST(PositionSkipTest, ASmallPowerFavoursLongGaps) {
-  PositionSkip skip{1.0, 8192, 3};
-  skip.gap_power = 0.5;
+  PositionSkip skip{1.0, 8192, 3, 1, 0.5};
   double reach = 0;
   for (int64_t index = 0; index < 400; ++index) {
     const int32_t last = skip.Positions(1024, index).back();

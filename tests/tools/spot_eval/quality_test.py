@@ -139,6 +139,8 @@ class QualityTest(unittest.TestCase):
         self.assertIn("choosing as freely as the policy |  | 0.9800 |  |", text)
         self.assertRegex(text, r"KL with int4 .*\+2.0% \| met")
         self.assertEqual(tables.with_stand_ins({"floor": 1, "ppl": 2})["ppl"], 2)
+        self.assertEqual(tables.with_stand_ins({"floor": 1, "mass": 3})["ppl"], 1)
+        self.assertEqual(tables.with_stand_ins({"mass": 3})["ppl"], 3)
 
     def test_retrieval_stands_out_where_it_differs(self):
         def answers(task, dense, difference, width):
