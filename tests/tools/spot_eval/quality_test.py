@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
 """Tests the arithmetic between spot-eval's results and docs/quality.md (tools/spot_eval/quality_tables.py)."""
+import argparse
 import importlib.machinery
 import importlib.util
 import json
@@ -174,6 +175,16 @@ class QualityTest(unittest.TestCase):
             self.assertEqual(json.loads(data[8:8 + length])["__metadata__"], {"heads": "4"})
             self.assertEqual(data[8 + length:], b"abc")
             self.assertFalse(quality.without_budgets(copy, given))
+
+    def test_every_evaluation_is_found_again_under_its_own_name(self):
+        options = argparse.Namespace(prompts=1, context="8192", mass_context=None, policies="", text="t", documents=0, tail=8,
+                                     floor_policies="")
+        evaluations = quality_command().commands(options)
+        with tempfile.TemporaryDirectory() as folder:
+            for task in evaluations:
+                (pathlib.Path(folder) / f"some-model-{task}.json").write_text(json.dumps({"task": task}))
+            found = tables.load(pathlib.Path(folder))
+        self.assertEqual(found, {"some-model": {task: {"task": task} for task in evaluations}})
 
     def test_writes_between_the_marks_only(self):
         with tempfile.TemporaryDirectory() as folder:
