@@ -27,6 +27,11 @@ def main() -> int:
         ("include_graph.py", {"kernels/a.cc": '#include "a.h"\n'}, 1),
         ("size_budget.py", {"kernels/a.cc": "\n" * 500}, 0),
         ("size_budget.py", {"kernels/a.cc": "\n" * 501}, 1),
+        ("pages.py", {"a.md": "# It is\n[b](docs/b.md#two-words), [c](#it-is)\n", "docs/b.md": "## Two words\n"}, 0),
+        ("pages.py", {"a.md": "[b](b.md)\n"}, 1),
+        ("pages.py", {"a.md": "[b](b.md#two)\n", "b.md": "## Two words\n"}, 1),
+        ("pages.py", {"a.md": "    spotd --model M \\\n        --threads 2\n"}, 0),
+        ("pages.py", {"a.md": "    spotd --model M \\  # of yours\n        --threads 2\n"}, 1),
     ]
     failed = [(s, f) for s, f, want in cases if run(s, f) != want]
     print(f"{len(cases) - len(failed)} of {len(cases)} lint cases behave", failed or "")
