@@ -96,7 +96,7 @@ def serve(engine: Engine, image: str):
 def compose(engine: Engine):
     """compose.yaml by Docker Compose: spotd, and a Prometheus that scrapes it by its name and has the rules."""
     engine.build(SOURCE / "tests/deploy/prometheus.Dockerfile", SOURCE / "tests/deploy", "docker.io/prom/prometheus:v2.53.4", {})
-    environment = os.environ | {"DOCKER_HOST": engine.docker_host(), "SPOTD_MODELS": str(SOURCE / "tests/data/models"),
+    environment = os.environ | {"DOCKER_HOST": engine.docker_host(), "SPOTD_MODEL_DIR": str(SOURCE / "tests/data/models"),
                                 "SPOTD_MODEL_FILE": "qwen3", "SPOTD_KV_MEMORY": "64MiB"}
     program = [pathlib.Path(sys.executable).parent / "docker-compose", "--file", SOURCE / "deploy/compose/compose.yaml"]
 

@@ -107,7 +107,7 @@ class ComposeTest(unittest.TestCase):
         """What Docker Compose makes of the files; unknown keys and missing variables are errors."""
         program = pathlib.Path(sys.executable).parent / "docker-compose"
         named = [word for file in files for word in ("--file", str(file))]
-        environment = os.environ | {"SPOTD_MODELS": "/models", "SPOTD_MODEL_FILE": "model.gguf"}
+        environment = os.environ | {"SPOTD_MODEL_DIR": "/models", "SPOTD_MODEL_FILE": "model.gguf"}
         return subprocess.run([program, *named, "config", "--format=json"], env=environment, capture_output=True, text=True,
                               check=False)
 

@@ -2,6 +2,7 @@
 """Options of the spotd program: --check_config, one precedence, and a reference page that is current."""
 import os
 import pathlib
+import re
 import subprocess
 import unittest
 
@@ -52,6 +53,16 @@ class ConfigTest(unittest.TestCase):
             self.assertEqual(len(result.stderr.strip().splitlines()), 1, result.stderr)
             for word in words:
                 self.assertIn(word, result.stderr)
+
+    def test_variables_of_our_scripts_are_not_taken_for_misspelt_options(self):
+        files = [SOURCE / "tests/run", *(path for place in ("deploy", "clients", "tools/spotctl") for path in (SOURCE / place).rglob("*")
+                                         if path.suffix in ("", ".md", ".yaml", ".cc", ".go") and path.is_file())]
+        named = {name for path in files for name in re.findall(r"\bSPOTD_[A-Z_]+\b", path.read_text())}
+        options = set(re.findall(r"(?m)^\| `(\w+)`", (SOURCE / "docs/configuration.md").read_text()))
+        others = {name for name in named if name.removeprefix("SPOTD_").lower() not in options}
+        self.assertLess({"SPOTD_MODEL_DIR", "SPOTD_MODEL_FILE", "SPOTD_ADDRESS", "SPOTD_TEST_MODEL"}, others)
+        result = run_with(dict.fromkeys(others, "x"), "--check_config", f"--model={self.model}")
+        self.assertEqual(result.returncode, 0, result.stderr)
 
     def test_a_readable_file_of_secrets_is_warned_of(self):
         tokens = pathlib.Path(self.directory.name) / "tokens"
