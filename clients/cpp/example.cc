@@ -10,6 +10,7 @@
 #include <fstream>
 #include <map>
 #include <memory>
+#include <optional>
 #include <sstream>
 #include <string>
 #include <vector>
@@ -26,23 +27,27 @@ namespace v1 = spotd::v1;
 constexpr size_t kChunkBytes = 256 * 1024;
 constexpr int kMaxMessageBytes = 16 << 20;
 
-std::string ReadFile(const std::string& path) {
+// The file's content, or nothing, with a word on stderr.
+std::optional<std::string> ReadFile(const std::string& path) {
+  std::ifstream file(path, std::ios::binary);
   std::ostringstream content;
-  content << std::ifstream(path).rdbuf();
-  return content.str();
+  if (file && file.peek() != EOF) content << file.rdbuf();
+  if (!file.bad() && file.is_open()) return content.str();
+  std::fprintf(stderr, "cannot read %s\n", path.c_str());
+  return std::nullopt;
 }
 
-std::shared_ptr<grpc::Channel> Connect(const std::string& address, const std::string& ca_file) {
+std::shared_ptr<grpc::Channel> Connect(const std::string& address, bool tls,
+                                       const std::string& authorities) {
   grpc::ChannelArguments arguments;
   arguments.SetMaxReceiveMessageSize(kMaxMessageBytes);
   // Pings keep proxies from closing the connection during a long prefill; one every 10 s is
   // permitted.
   arguments.SetInt(GRPC_ARG_KEEPALIVE_TIME_MS, 30'000);
   const auto credentials =
-      ca_file.empty() ? grpc::InsecureChannelCredentials()
-                      : grpc::SslCredentials({.pem_root_certs = ReadFile(ca_file),
-                                              .pem_private_key = "",
-                                              .pem_cert_chain = ""});
+      tls ? grpc::SslCredentials(
+                {.pem_root_certs = authorities, .pem_private_key = "", .pem_cert_chain = ""})
+          : grpc::InsecureChannelCredentials();
   return grpc::CreateCustomChannel(address, credentials, arguments);
 }
 
@@ -122,7 +127,8 @@ class Example {
     std::printf("\n");
     const grpc::Status status = stream->Finish();
     if (status.ok()) {
-      std::fprintf(stderr, "%d tokens; context %d tokens, %d of them from the session; density %.1f%%\n",
+      std::fprintf(stderr,
+                   "%d tokens; context %d tokens, %d of them from the session; density %.1f%%\n",
                    result.usage().generated_tokens(), result.usage().prompt_tokens(),
                    result.usage().session_tokens(), 100 * result.sparsity().density());
     }
@@ -161,10 +167,14 @@ int main(int argc, char** argv) {
     std::fprintf(stderr, "usage: spotd-example [options] DOCUMENT QUESTION\n");
     return 2;
   }
-  Example example(Connect(options["--address"], options["--tls-ca"]));
+  const bool tls = !options["--tls-ca"].empty();
+  const auto authorities = tls ? ReadFile(options["--tls-ca"]) : std::string();
+  const auto document = ReadFile(arguments[0]);
+  if (!authorities || !document) return 1;
+  Example example(Connect(options["--address"], tls, *authorities));
   std::string session;
   grpc::Status status = example.CreateSession(&session);
-  if (status.ok()) status = example.Append(session, ReadFile(arguments[0]));
+  if (status.ok()) status = example.Append(session, *document);
   if (status.ok()) {
     status = example.Generate(session, arguments[1], std::atoi(options["--max-tokens"].c_str()));
   }

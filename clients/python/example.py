@@ -23,17 +23,19 @@ def main() -> int:
     try:
         with Client(arguments.address) as spotd:
             session = spotd.create_session(display_name=arguments.document[:256])
-            spotd.append_file(session.name, arguments.document, on_progress=show_progress)
-            print(file=sys.stderr)
-            result = None
-            for token in spotd.generate(session.name, message=arguments.question, top_blocks=5,
-                                        max_tokens=arguments.max_tokens):
-                print(token.text, end="", flush=True)
-                result = token.result or result
-            print()
-            show_account(result)
-            spotd.delete_session(session.name)
-    except SpotdError as error:
+            try:
+                spotd.append_file(session.name, arguments.document, on_progress=show_progress)
+                print(file=sys.stderr)
+                result = None
+                for token in spotd.generate(session.name, message=arguments.question, top_blocks=5,
+                                            max_tokens=arguments.max_tokens):
+                    print(token.text, end="", flush=True)
+                    result = token.result or result
+                print()
+                show_account(result)
+            finally:
+                spotd.delete_session(session.name)
+    except (OSError, SpotdError) as error:
         print(f"\n{error}", file=sys.stderr)
         return 1
     return 0

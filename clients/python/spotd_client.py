@@ -138,12 +138,12 @@ class Client:
     def append_file(self, session: str, path: str,
                     on_progress: Optional[Callable[[int, int], None]] = None) -> inference_pb2.AppendResult:
         """Streams a UTF-8 file into a session, in chunks that may be cut anywhere."""
-        def requests():
+        def requests(file):
             yield inference_pb2.AppendRequest(session=session)
-            with open(path, "rb") as file:
-                while chunk := file.read(CHUNK_BYTES):
-                    yield inference_pb2.AppendRequest(input=[inference_pb2.Input(text_chunk=chunk)])
-        return self._append(requests(), on_progress)
+            while chunk := file.read(CHUNK_BYTES):
+                yield inference_pb2.AppendRequest(input=[inference_pb2.Input(text_chunk=chunk)])
+        with open(path, "rb") as file:
+            return self._append(requests(file), on_progress)
 
     def append_text(self, session: str, text: str) -> inference_pb2.AppendResult:
         request = inference_pb2.AppendRequest(session=session, input=[inference_pb2.Input(text=text)])

@@ -7,7 +7,7 @@ import shutil
 import subprocess
 import unittest
 
-from spotd_process import BIN, SOURCE, TINY_FLAGS, Spotd, temporary_directory, tiny_model
+from spotd_process import BIN, SOURCE, TINY_FLAGS, Spotd, spotctl, temporary_directory, tiny_model
 
 GOCODE = "/usr/share/gocode"  # where Debian keeps Go packages
 
@@ -38,8 +38,8 @@ class ClientsTest(unittest.TestCase):
     def tearDownClass(cls):
         cls.directory.cleanup()
 
-    def run_example(self, command, *options, token=""):
-        return subprocess.run([*command, *options, self.document, "What about?"], capture_output=True, text=True,
+    def run_example(self, command, *options, token="", document=None):
+        return subprocess.run([*command, *options, document or self.document, "What about?"], capture_output=True, text=True,
                               timeout=60, check=False, env=dict(os.environ, SPOTD_TOKEN=token))
 
     def check(self, command, dashes):
@@ -52,6 +52,8 @@ class ClientsTest(unittest.TestCase):
             result = self.run_example(command, *address, *option("max-tokens", 5))
             self.assertEqual(result.returncode, 0, result.stderr)
             self.assertRegex(result.stderr, r"[1-5] tokens; context \d+ tokens, \d+ of them from the session; density")
+            self.check_failures(command, address, option("tls-ca", self.path / "missing"))
+            self.assertEqual(spotctl(spotd.address, "sessions", "list", "--json").stdout, "", "a session was left behind")
         secure = [f"--tls_cert={self.path}/tls.pem", f"--tls_key={self.path}/tls.key",
                   f"--auth_tokens={self.path}/tokens"]
         with Spotd(self.model, *secure, *TINY_FLAGS) as spotd:
@@ -61,6 +63,16 @@ class ClientsTest(unittest.TestCase):
             result = self.run_example(command, *tls, token="guess")
             self.assertEqual(result.returncode, 1)
             self.assertIn("TOKEN_INVALID", result.stderr)
+
+    def check_failures(self, command, address, missing_authorities):
+        """Each ends with exit code 1 and says what it could not read or do."""
+        long = self.path / "long.txt"
+        long.write_text("Words, words, words. " * 1000)
+        for options, document, word in ((address, long, "CONTEXT_OVERFLOW"), (address, self.path / "no-document", "no-document"),
+                                        ([*address, *missing_authorities], self.document, "missing")):
+            result = self.run_example(command, *options, document=document)
+            self.assertEqual(result.returncode, 1, result.stderr)
+            self.assertIn(word, result.stderr)
 
     def test_cpp(self):
         self.check([BIN / "spotd-example"], "--")

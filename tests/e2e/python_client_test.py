@@ -129,6 +129,18 @@ class PythonClientTest(unittest.TestCase):
         self.assertIn("density", result.stderr)
         self.assertTrue(result.stdout.strip() or "0 tokens" not in result.stderr)
 
+    def test_the_example_program_that_fails_leaves_no_session(self):
+        before = len(list(self.client.list_sessions()))
+        document = pathlib.Path(self.directory.name) / "long.txt"
+        document.write_text("Words, words, words. " * 1000)
+        for path, word in ((document, "CONTEXT_OVERFLOW"), (document.with_name("missing.txt"), "missing.txt")):
+            result = subprocess.run([sys.executable, CLIENT / "example.py", path, "What?", "--address", self.spotd.address],
+                                    capture_output=True, text=True, timeout=60, check=False)
+            self.assertEqual(result.returncode, 1, result.stderr)
+            self.assertIn(word, result.stderr)
+            self.assertNotIn("Traceback", result.stderr)
+        self.assertEqual(len(list(self.client.list_sessions())), before)
+
     def test_health_of_grpcio_agrees(self):
         import grpc
         from grpc_health.v1 import health_pb2, health_pb2_grpc
