@@ -2,6 +2,7 @@
 """The chart: lint, the matrix of values, schemas of Kubernetes and of custom resources, what the values schema refuses,
 golden manifests, and that nothing is asked of a program that it does not know. Run through tests/deploy/with_tools."""
 import hashlib
+import json
 import os
 import pathlib
 import re
@@ -57,6 +58,8 @@ REFUSED = {
     "cert-manager without an issuer": ("tls: {enabled: true, certManager: {enabled: true}}", "issuerRef.name"),
     "our Envoy before mutual TLS": ("{tls: {enabled: true, secretName: s, clientCaKey: c}, routing: {envoy: {enabled: true}}}",
                                     "tls.clientCaKey"),
+    "our Envoy before health checks with tokens": ("{config: {auth_health: true}, routing: {envoy: {enabled: true}}}",
+                                                   "config.auth_health"),
     "a route to nowhere": ("routing: {gateway: {enabled: true}}", "routing.gateway.parentRefs"),
     "a distillation without texts": ("distill: {enabled: true, outputClaim: o}", "distill.corpusClaim"),
 }
@@ -159,10 +162,17 @@ class ContentTest(unittest.TestCase):
             self.assertEqual(set(policies), set(pods), case.name)
             for component, spec in policies.items():
                 ports = {(port["protocol"], port["port"]) for rule in spec["egress"] for port in rule["ports"]}
-                self.assertIn(("UDP", 53), ports)
+                self.assertLessEqual({("UDP", 53), ("UDP", 5353)}, ports)
                 if component in ("envoy", "test"):
                     self.assertIn(("TCP", "grpc"), ports)
                 self.assertEqual(bool(spec["ingress"]), component in ("server", "envoy"))
+
+    def test_further_egress_is_of_all_pods_that_download(self):
+        rule = {"ports": [{"protocol": "TCP", "port": 9000}]}
+        documents = chart.manifests(chart.template("--values", chart.VALUES / "gateway.yaml", "--set-json",
+                                                   f"networkPolicy.extraEgress={json.dumps([rule])}").stdout)
+        for name, more in (("demo-spotd", True), ("demo-spotd-distill", True), ("demo-spotd-test", False)):
+            self.assertEqual(rule in chart.find(documents, "NetworkPolicy", name)["spec"]["egress"], more, name)
 
     def test_grace_follows_from_the_drain_time(self):
         for case, drain in (("minimal.yaml", 30), ("pvc-gpu.yaml", 120)):
