@@ -196,6 +196,20 @@ class ContentTest(unittest.TestCase):
             self.assertEqual(container[f"{probe}Probe"]["httpGet"], {"path": path, "port": "metrics"})
             self.assertNotIn("grpc", container[f"{probe}Probe"])
 
+    def test_the_notes_show_calls_that_the_pods_accept(self):
+        def notes(case):
+            result = chart.helm("install", "demo", chart.CHART, "--namespace", "llm", "--dry-run=client",
+                                "--values", chart.VALUES / case)
+            self.assertEqual(result.returncode, 0, result.stderr)
+            return result.stdout.split("\nNOTES:\n")[1]
+        inside = r"exec (?:-i )?demo-spotd-0 .*spotctl generate .*"
+        self.assertNotIn("TOKEN", notes("minimal.yaml"))
+        self.assertRegex(notes("minimal.yaml"), inside)
+        self.assertIn("SPOTD_TOKEN=$(cat) ", re.search(inside, notes("tls.yaml"))[0])
+        self.assertRegex(notes("tls.yaml"), r"--tls-ca ca.crt --token-file FILE chat")
+        self.assertNotRegex(notes("mutual-tls.yaml"), inside)
+        self.assertRegex(notes("mutual-tls.yaml"), r"--tls-ca issuer.crt --tls-cert FILE --tls-key FILE chat")
+
     def test_the_certificate_has_every_name_that_clients_use(self):
         documents = chart.manifests(chart.rendered(chart.VALUES / "tls.yaml"))
         certificate = chart.find(documents, "Certificate")["spec"]
