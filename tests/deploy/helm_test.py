@@ -210,6 +210,11 @@ class ContentTest(unittest.TestCase):
         self.assertNotRegex(notes("mutual-tls.yaml"), inside)
         self.assertRegex(notes("mutual-tls.yaml"), r"--tls-ca issuer.crt --tls-cert FILE --tls-key FILE chat")
 
+    def test_the_guide_sorts_one_kind_at_a_time(self):
+        """kubectl looks for the field in every table: "couldn't find any field with path {.lastTimestamp}" among pods."""
+        commands = re.findall(r"kubectl.* get (\S+).* --sort-by", (chart.SOURCE / "docs/operations.md").read_text())
+        self.assertEqual(commands, ["events"])
+
     def test_the_certificate_has_every_name_that_clients_use(self):
         documents = chart.manifests(chart.rendered(chart.VALUES / "tls.yaml"))
         certificate = chart.find(documents, "Certificate")["spec"]
