@@ -22,7 +22,9 @@ constexpr ReasonInfo kCatalogue[] = {
     {reason::kEmptyPrompt, Code::kInvalidArgument, false, "",
      "There is no token to append, or nothing to generate from.", "Send at least one token."},
     {reason::kTokenOutOfRange, Code::kInvalidArgument, false, "limit got",
-     "A token id is outside the model's vocabulary.", "Use ids of this model (Tokenize)."},
+     "A token id is outside the model's vocabulary; or text has a token that the tokenizer knows "
+     "and the model has no row for.",
+     "Use ids of this model (Tokenize)."},
     {reason::kInvalidSampling, Code::kInvalidArgument, false, "",
      "A sampling parameter is not a number or out of its range.", "Correct the field."},
     {reason::kInvalidPolicy, Code::kInvalidArgument, false, "",

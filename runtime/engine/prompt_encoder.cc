@@ -48,8 +48,7 @@ absl::StatusOr<EncodedPrompt> PromptEncoder::Encode(std::span<const Input> input
     const std::string field = Concat(list, "[", i, "]");
     const auto position = session_tokens + static_cast<int32_t>(prompt.tokens.size());
     if (const auto* text = std::get_if<TextInput>(&inputs[i])) {
-      SPOTD_RETURN_IF_ERROR(CheckUtf8(text->text, field + ".text"));
-      SPOTD_RETURN_IF_ERROR(AddText(*text, position, &prompt));
+      SPOTD_RETURN_IF_ERROR(AddText(*text, field + ".text", position, &prompt));
     } else if (const auto* tokens = std::get_if<TokenInput>(&inputs[i])) {
       SPOTD_RETURN_IF_ERROR(AddTokens(*tokens, field + ".tokens", &prompt));
     } else {
@@ -64,12 +63,14 @@ absl::StatusOr<EncodedPrompt> PromptEncoder::Encode(std::span<const Input> input
   return prompt;
 }
 
-absl::Status PromptEncoder::AddText(const TextInput& input, int32_t position,
-                                    EncodedPrompt* prompt) const {
+absl::Status PromptEncoder::AddText(const TextInput& input, const std::string& field,
+                                    int32_t position, EncodedPrompt* prompt) const {
+  SPOTD_RETURN_IF_ERROR(CheckUtf8(input.text, field));
   // A checkpoint that wants a bos token wants it once, at the very start.
   SPOTD_ASSIGN_OR_RETURN(const std::vector<int32_t> tokens,
                          tokenizer_->Encode(input.text, {.add_special = position == 0,
                                                          .parse_special = input.parse_special}));
+  SPOTD_RETURN_IF_ERROR(CheckTokens(tokens, vocab_, field));
   Append(tokens, &prompt->tokens);
   prompt->conversation.AddText(input.text);
   return absl::OkStatus();
@@ -113,6 +114,7 @@ absl::Status PromptEncoder::Render(std::span<const text::ChatMessage> messages,
                    Concat("is refused by the model's chat template: ", text.status().message()));
   }
   SPOTD_ASSIGN_OR_RETURN(const std::vector<int32_t> tokens, special_text_.Encode(*text));
+  SPOTD_RETURN_IF_ERROR(CheckTokens(tokens, vocab_, field));
   Append(tokens, &prompt->tokens);
   const auto end = position + static_cast<int32_t>(tokens.size());
   if (messages.empty()) {

@@ -30,7 +30,7 @@ struct EncodedPrompt {
 class PromptEncoder {
  public:
   // Both must outlive the encoder; `chat_template` is nullable. `vocab` is the model's, which may
-  // exceed the tokenizer's.
+  // exceed the tokenizer's or fall short of it: text whose tokens the model lacks is refused.
   PromptEncoder(const text::Tokenizer* tokenizer, const text::ChatTemplate* chat_template,
                 int32_t vocab);
 
@@ -43,7 +43,8 @@ class PromptEncoder {
   const SpecialText& special_text() const { return special_text_; }
 
  private:
-  absl::Status AddText(const TextInput& input, int32_t position, EncodedPrompt* prompt) const;
+  absl::Status AddText(const TextInput& input, const std::string& field, int32_t position,
+                       EncodedPrompt* prompt) const;
   absl::Status AddTokens(const TokenInput& input, const std::string& field,
                          EncodedPrompt* prompt) const;
   absl::Status AddMessages(const MessageInput& input, const std::string& field, int32_t position,

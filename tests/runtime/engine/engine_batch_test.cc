@@ -102,5 +102,31 @@ TEST(EngineContinuousBatchTest, RunsAreBoundedAndTheRestWaitsInOrder) {
   EXPECT_TRUE(BecomesIdle(*engine));
 }
 
+// A tokenizer may name more tokens than the model has rows for: a checkpoint whose vocabulary was
+// extended without its embedding.
+TEST(EngineBatchTest, ATokenThatTheModelHasNoRowForIsRefusedAndHarmsNoOther) {
+  TinyEngineOptions options;
+  options.model.vocab = testing::kEndOfText;
+  GatedEngine gated(std::move(options));
+  Engine* engine = gated.engine.get();
+  Call other = Start(engine, Ask("", "abc", 20));
+  gated.gate->AwaitArrival(1);
+  GenerateRequest text = Ask("", "", 5);
+  text.prompt = {TextInput{"ab<|endoftext|>", true}};
+  GenerateRequest messages = Ask("", "", 5);
+  messages.prompt = {MessageInput{{"<|endoftext|>", "hello"}}};
+  Call calls[] = {Start(engine, std::move(text)), Start(engine, std::move(messages))};
+  gated.gate->Open();
+  for (Call& call : calls) {
+    const absl::Status status = call.sink->Wait().status();
+    EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument) << status;
+    EXPECT_EQ(Reason(status), reason::kTokenOutOfRange);
+    EXPECT_EQ(GetErrorDetails(status).metadata.at("limit"), "258");
+    EXPECT_EQ(GetErrorDetails(status).field,
+              &call == calls ? "prompt[0].text" : "prompt[0].messages");
+  }
+  EXPECT_TRUE(other.sink->Wait().ok());
+}
+
 }  // namespace
 }  // namespace spotd::engine
