@@ -205,18 +205,19 @@ absl::StatusOr<std::string> SessionRegistry::Fork(const SessionRef& ref,
   const std::lock_guard lock(mutex_);
   SPOTD_ASSIGN_OR_RETURN(const Entry* made, FindByRequest(ref.tenant, options));
   if (made != nullptr) return made->info.id;
-  SPOTD_ASSIGN_OR_RETURN(Entry * parent, FindIdle(ref));
-  SPOTD_RETURN_IF_ERROR(
-      CheckTokenRoom(ref.tenant, static_cast<int64_t>(parent->session->tokens.size())));
+  SPOTD_ASSIGN_OR_RETURN(const Entry* found, FindIdle(ref));
+  const std::shared_ptr<Session> parent = found->session;
+  SPOTD_RETURN_IF_ERROR(CheckTokenRoom(ref.tenant, static_cast<int64_t>(parent->tokens.size())));
   auto fork = std::make_shared<Session>();
-  fork->policy = options.policy.value_or(parent->session->policy);
-  fork->tokens = parent->session->tokens;
-  fork->conversation = parent->session->conversation;
+  fork->policy = options.policy.value_or(parent->policy);
+  fork->tokens = parent->tokens;
+  fork->conversation = parent->conversation;
   fork->table = store_->NewTable();
   SPOTD_ASSIGN_OR_RETURN(const Entry* entry, Insert(fork, options));
-  Renew(parent);
+  // Making room removes what has expired by now, the parent too.
+  if (const auto it = sessions_.find(ref.id); it != sessions_.end()) Renew(&it->second);
   try {
-    post(parent->session, std::move(fork));
+    post(parent, std::move(fork));
   } catch (const std::bad_alloc&) {
     Erase(sessions_.find(entry->info.id));
     throw;
