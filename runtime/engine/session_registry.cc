@@ -226,13 +226,10 @@ absl::StatusOr<std::string> SessionRegistry::Fork(const SessionRef& ref,
   return entry->info.id;
 }
 
-absl::Status SessionRegistry::Rewind(const SessionRef& ref, int32_t tokens,
-                                     const text::Tokenizer& tokenizer,
-                                     const std::function<void(std::shared_ptr<Session>)>& post) {
+absl::StatusOr<SessionClaim> SessionRegistry::ClaimToRewind(const SessionRef& ref, int32_t tokens) {
   const std::lock_guard lock(mutex_);
   SPOTD_ASSIGN_OR_RETURN(Entry * entry, FindIdle(ref));
-  Session& session = *entry->session;
-  const auto length = static_cast<int32_t>(session.tokens.size());
+  const auto length = static_cast<int32_t>(entry->session->tokens.size());
   if (tokens < 0 || tokens > length) {
     return MakeError(
         absl::StatusCode::kOutOfRange,
@@ -241,17 +238,24 @@ absl::Status SessionRegistry::Rewind(const SessionRef& ref, int32_t tokens,
          .field = "token_count",
          .metadata = {{"limit", std::to_string(length)}, {"got", std::to_string(tokens)}}});
   }
+  entry->info.busy = true;
+  return SessionClaim(this, entry->session);
+}
+
+absl::Status SessionRegistry::Rewind(const SessionRef& ref, int32_t tokens,
+                                     const text::Tokenizer& tokenizer,
+                                     const std::function<void(std::shared_ptr<Session>)>& post) {
+  SPOTD_ASSIGN_OR_RETURN(const SessionClaim claim, ClaimToRewind(ref, tokens));
+  Session& session = *claim.get();
   // What may find no memory comes first: KV that outlived its tokens would pass for that of others.
   std::optional<Conversation> rewound;
-  if (tokens < length) {
+  if (tokens < static_cast<int32_t>(session.tokens.size())) {
     rewound = session.conversation;
     rewound->Rewind(std::span(session.tokens).first(tokens), tokenizer);
   }
-  post(entry->session);
+  post(claim.session_);
   session.tokens.resize(tokens);
   if (rewound) session.conversation = *std::move(rewound);
-  PublishContent(entry);
-  Renew(entry);
   metrics_->session_rewinds.fetch_add(1);
   return absl::OkStatus();
 }

@@ -6,8 +6,8 @@
 // collects its KV later (TakeExpired).
 //
 // KV belongs to the engine thread, so operations that touch it hand a command to that thread
-// through `post`. They call it under the registry's mutex: a command is queued before any request
-// that claims the session afterwards.
+// through `post`. They call it under the registry's mutex, or while they hold a claim: a command is
+// queued before any request that claims the session afterwards.
 //
 // Thread-safe.
 #pragma once
@@ -98,6 +98,8 @@ class SessionRegistry {
   absl::StatusOr<std::string> Fork(const SessionRef& ref, const SessionOptions& options,
                                    const PostFork& post);
   // Keeps the first `tokens` tokens. ABORTED while claimed; OUT_OF_RANGE. `post` truncates the KV.
+  // Makes text without the registry's mutex, with the session claimed: others see it as it was,
+  // then as it becomes.
   absl::Status Rewind(const SessionRef& ref, int32_t tokens, const text::Tokenizer& tokenizer,
                       const std::function<void(std::shared_ptr<Session>)>& post);
 
@@ -133,6 +135,8 @@ class SessionRegistry {
     int64_t tokens = 0;  // with what requests hold
   };
 
+  // The claim of a rewind that can be.
+  absl::StatusOr<SessionClaim> ClaimToRewind(const SessionRef& ref, int32_t tokens);
   void EndClaim(const Session& session);
   struct PolicyChange {
     model::Policy from;

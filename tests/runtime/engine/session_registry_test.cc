@@ -3,12 +3,44 @@
 
 #include <gtest/gtest.h>
 
+#include <functional>
+#include <future>
 #include <numeric>
+#include <utility>
 
 #include "tests/runtime/engine/engine_fixture.h"
 
 namespace spotd::engine {
 namespace {
+
+// Tells when somebody makes text of tokens.
+class HookedTokenizer : public text::Tokenizer {
+ public:
+  HookedTokenizer() : plain_(*Tokenizer::Create(testing::TinyTokenizerData())) {}
+
+  absl::StatusOr<std::vector<int32_t>> Encode(std::string_view text,
+                                              const text::EncodeOptions& options) const override {
+    return plain_->Encode(text, options);
+  }
+  absl::StatusOr<std::string> Decode(std::span<const int32_t> ids,
+                                     bool keep_special) const override {
+    return plain_->Decode(ids, keep_special);
+  }
+  std::string_view TokenBytes(int32_t id) const override {
+    if (on_text) std::exchange(on_text, nullptr)();
+    return plain_->TokenBytes(id);
+  }
+  bool IsSpecial(int32_t id) const override { return plain_->IsSpecial(id); }
+  int32_t vocab_size() const override { return plain_->vocab_size(); }
+  int32_t bos() const override { return plain_->bos(); }
+  int32_t eos() const override { return plain_->eos(); }
+  std::string TokenText(int32_t id) const override { return plain_->TokenText(id); }
+
+  mutable std::function<void()> on_text;  // called once
+
+ private:
+  const std::unique_ptr<Tokenizer> plain_;
+};
 
 class SessionRegistryTest : public ::testing::Test {
  protected:
@@ -61,6 +93,48 @@ TEST_F(SessionRegistryTest, ASessionThatExpiresWhileItIsForkedIsForkedOrNotFound
       EXPECT_EQ(Reason(fork.status()), reason::kSessionNotFound);
     }
   }
+}
+
+TEST_F(SessionRegistryTest, OthersNeedNotWaitWhileARewindMakesText) {
+  const SessionRef ref = NewSession();
+  HookedTokenizer tokenizer;
+  std::future<void> others;
+  tokenizer.on_text = [&] {
+    others = std::async(std::launch::async, [&] {
+      EXPECT_TRUE(registry_->Create({}, {}).ok());
+      const auto info = registry_->Get(ref);
+      ASSERT_TRUE(info.ok());
+      EXPECT_TRUE(info->busy);
+      EXPECT_EQ(info->tokens, 20) << "half a rewind can be seen";
+      EXPECT_EQ(Reason(registry_->Claim(ref, "").status()), reason::kSessionBusy);
+      EXPECT_EQ(Reason(registry_->Fork(ref, {}, [](auto, auto) {}).status()), reason::kSessionBusy);
+    });
+    EXPECT_EQ(others.wait_for(std::chrono::seconds(10)), std::future_status::ready);
+  };
+  ASSERT_TRUE(registry_->Rewind(ref, 15, tokenizer, [](auto) {}).ok());
+  ASSERT_TRUE(others.valid()) << "no text was made";
+  others.get();
+  const auto info = registry_->Get(ref);
+  EXPECT_FALSE(info->busy);
+  EXPECT_EQ(info->tokens, 15);
+  const SessionClaim claim = *registry_->Claim(ref, "");
+  EXPECT_EQ(claim->tokens.size(), 15u);
+  EXPECT_EQ(claim->conversation.Messages().back().content, "klmno");
+}
+
+TEST_F(SessionRegistryTest, ASessionMayBeRemovedWhileItIsRewound) {
+  const SessionRef ref = NewSession();
+  HookedTokenizer tokenizer;
+  std::future<void> remover;
+  tokenizer.on_text = [&] {
+    remover = std::async(std::launch::async,
+                         [&] { EXPECT_TRUE(registry_->Remove(ref, [](auto) {}).ok()); });
+    EXPECT_EQ(remover.wait_for(std::chrono::seconds(10)), std::future_status::ready);
+  };
+  EXPECT_TRUE(registry_->Rewind(ref, 15, tokenizer, [](auto) {}).ok());
+  remover.get();
+  EXPECT_EQ(Reason(registry_->Get(ref).status()), reason::kSessionNotFound);
+  EXPECT_EQ(metrics_.session_tokens.load(), 0);
 }
 
 }  // namespace
