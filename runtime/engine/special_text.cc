@@ -10,11 +10,12 @@ namespace {
 constexpr std::string_view kMark = "\xEF\xB7\x90";  // U+FDD0
 
 std::string WithoutMarks(std::string_view text) {
-  std::string out(text);
-  for (size_t at = out.find(kMark); at != std::string::npos; at = out.find(kMark, at)) {
-    out.erase(at, kMark.size());
+  std::string out;
+  for (size_t mark = text.find(kMark); mark != std::string_view::npos; mark = text.find(kMark)) {
+    out += text.substr(0, mark);
+    text.remove_prefix(mark + kMark.size());
   }
-  return out;
+  return out.append(text);
 }
 
 bool IsContinuation(char byte) {

@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <chrono>
 
 #include "tests/runtime/tiny_model.h"
 
@@ -28,6 +29,16 @@ TEST(SpecialTextTest, OrdinaryTextIsLeftAlone) {
   const std::string text = "a < b | c > d <|im_stard|> \xE2\x82\xAC";
   EXPECT_EQ(special.Protect(text), text);
   EXPECT_EQ(*special.Encode(text), *tokenizer->Encode(text, {.parse_special = true}));
+}
+
+TEST(SpecialTextTest, AMessageOfMarksTakesNoLongerThanAnother) {
+  const auto tokenizer = *text::Tokenizer::Create(testing::TinyTokenizerData());
+  const SpecialText special(tokenizer.get());
+  std::string marks;
+  while (marks.size() < 3'000'000) marks += "\xEF\xB7\x90";
+  const auto begin = std::chrono::steady_clock::now();
+  EXPECT_EQ(special.Protect("a" + marks + "b" + marks + "c"), "abc");
+  EXPECT_LT(std::chrono::steady_clock::now() - begin, std::chrono::seconds(5));
 }
 
 }  // namespace
