@@ -22,6 +22,7 @@ from spotd_process import TINY_FLAGS, Spotd, metric, parse_metrics, spotctl, tem
 
 ENVOY = pathlib.Path(sys.executable).parent / "envoy"
 START_TIMEOUT = 60
+OWN_CONNECTION = [("grpc.use_local_subchannel_pool", 1)]
 KEYS = [f"conversation-{n}" for n in range(24)]
 
 
@@ -70,9 +71,9 @@ class Routing:
     @classmethod
     def connect(cls) -> grpc.Channel:
         if not cls.tls:
-            return grpc.insecure_channel(f"127.0.0.1:{cls.port}")
+            return grpc.insecure_channel(f"127.0.0.1:{cls.port}", options=OWN_CONNECTION)
         credentials = grpc.ssl_channel_credentials((cls.path / "ca.crt").read_bytes())
-        return grpc.secure_channel(f"localhost:{cls.port}", credentials)
+        return grpc.secure_channel(f"localhost:{cls.port}", credentials, options=OWN_CONNECTION)
 
     @classmethod
     def shipped(cls) -> dict:
@@ -147,6 +148,20 @@ class Routing:
         security = ["--tls-ca", str(self.path / "ca.crt")] if self.tls else []
         result = spotctl(f"localhost:{self.port}", "generate", "--text", "one", "--max-tokens", "5", "--ignore-eos", *security)
         self.assertEqual(result.returncode, 0, result.stderr)
+
+    def test_3_envoy_sets_no_bound_of_its_own(self):
+        """How many calls may run is the servers' to say, with a reason; Envoy's own default is 1024."""
+        channels = [self.connect() for _ in range(3)]
+        calls = [channel.unary_stream("/grpc.health.v1.Health/Watch", request_serializer=bytes, response_deserializer=bytes)(
+                     b"", metadata=[(self.header, str(number))], timeout=120)
+                 for channel in channels for number in range(400)]
+        try:
+            self.assertEqual({next(call) for call in calls}, {b"\x08\x01"})  # SERVING
+        finally:
+            for call in calls:
+                call.cancel()
+            for channel in channels:
+                channel.close()
 
     def test_4_when_a_server_goes_the_other_takes_over(self):
         keys = {}

@@ -86,6 +86,10 @@ static_resources:
       lb_policy: RING_HASH
       # A pod that is not ready loses its part of the ring, but never pulls the others into a panic.
       common_lb_config: {healthy_panic_threshold: {value: 0}}
+      # How many calls may run is the pods' to say, with a reason and a delay; Envoy's own bounds are 1024 calls and 3 retries.
+      circuit_breakers:
+        thresholds:
+          - {max_connections: 100000, max_pending_requests: 100000, max_requests: 100000, max_retries: 100000}
       health_checks:
         - timeout: 5s
           interval: 5s
