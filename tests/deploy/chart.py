@@ -88,6 +88,7 @@ def _closed(required, **properties) -> dict:
 
 
 _TEXT, _PORT = {"type": "string", "minLength": 1}, {"type": "integer", "minimum": 1, "maximum": 65535}
+_BOUND = {"type": "integer", "minimum": 0, "maximum": 4294967295}
 _TEXTS = {"type": "array", "items": _TEXT}
 _PARENT = _closed(["name"], group=_TEXT, kind=_TEXT, namespace=_TEXT, name=_TEXT, sectionName=_TEXT, port=_PORT)
 _METADATA = _closed(["name"], name=_TEXT, namespace=_TEXT, labels={"type": "object"}, annotations={"type": "object"})
@@ -113,5 +114,7 @@ HAND_WRITTEN = {
             loadBalancer=_closed(["type", "consistentHash"], type={"const": "ConsistentHash"},
                                  consistentHash=_closed(["type", "header"], type={"const": "Header"},
                                                         header=_closed(["name"], name=_TEXT))),
+            circuitBreaker=_closed([], maxConnections=_BOUND, maxPendingRequests=_BOUND, maxParallelRequests=_BOUND,
+                                   maxParallelRetries=_BOUND, maxRequestsPerConnection=_BOUND),
             timeout=_closed([], http=_closed([], requestTimeout=_TEXT)))),
 }
