@@ -232,6 +232,11 @@ class ContentTest(unittest.TestCase):
         self.assertIn({"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"}, spec["tolerations"])
         self.assertTrue(spec["containers"][0]["image"].endswith("-cuda"))
         self.assertNotIn("runtimeClassName", self.pod("minimal.yaml"))
+        # By dynamic resource allocation: the image for CPUs would leave the device idle.
+        self.assertTrue(self.pod("gateway.yaml")["containers"][0]["image"].endswith("-cuda"))
+        self.assertFalse(self.pod("minimal.yaml")["containers"][0]["image"].endswith("-cuda"))
+        jobs = [d for d in chart.manifests(chart.rendered(chart.VALUES / "gateway.yaml")) if d["kind"] == "Job"]
+        self.assertEqual(jobs[0]["spec"]["template"]["spec"]["containers"][0]["resources"]["claims"], [{"name": "gpu"}])
 
     def test_a_changed_option_rolls_the_pods(self):
         def checksum(*more):

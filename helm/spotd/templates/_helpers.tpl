@@ -58,7 +58,7 @@ app.kubernetes.io/component: {{ .component }}
 
 {{- define "spotd.image" -}}
 {{- with .Values.image -}}
-{{- $tag := .tag | default (printf "%s%s" $.Chart.AppVersion (ternary "-cuda" "" $.Values.gpu.enabled)) -}}
+{{- $tag := .tag | default (printf "%s%s" $.Chart.AppVersion (ternary "-cuda" "" (or $.Values.gpu.enabled (gt (len $.Values.resourceClaims) 0)))) -}}
 {{- if .digest }}{{ .repository }}@{{ .digest }}{{ else }}{{ .repository }}:{{ $tag }}{{ end -}}
 {{- end -}}
 {{- end -}}
@@ -156,11 +156,14 @@ tolerations:
 {{- end }}
 {{- end -}}
 
-{{/* Resources of a container that computes: (dict "root" $ "resources" MAP) */}}
+{{/* Resources of a container that computes, with the servers' GPU: (dict "root" $ "resources" MAP) */}}
 {{- define "spotd.resources" -}}
 {{- $resources := deepCopy .resources -}}
 {{- if .root.Values.gpu.enabled -}}
 {{- $_ := set $resources "limits" (merge (dict .root.Values.gpu.resourceName 1) ($resources.limits | default dict)) -}}
+{{- end -}}
+{{- with .root.Values.resources.claims -}}
+{{- $_ := merge $resources (dict "claims" .) -}}
 {{- end -}}
 {{- toYaml $resources -}}
 {{- end -}}
