@@ -20,7 +20,8 @@ VALUE, METHOD = 2, 2                            # of EnumDescriptorProto, Servic
 HEAD = """# API reference: spotd.v1
 
 Written from the comments of `proto/spotd/v1` by `proto/checks/generate_reference.py`; a test fails when it is not current.
-How to call it is in [clients.md](clients.md), conventions and errors are in [proto/README.md](../proto/README.md).
+How to call it is in [clients.md](clients.md), conventions are in [proto/README.md](../proto/README.md), errors in
+[errors.md](errors.md).
 """
 
 
