@@ -60,6 +60,7 @@ REFUSED = {
                                     "tls.clientCaKey"),
     "our Envoy before health checks with tokens": ("{config: {auth_health: true}, routing: {envoy: {enabled: true}}}",
                                                    "config.auth_health"),
+    "one port for two": ("metricsPort: 50051", "metricsPort"),
     "a route to nowhere": ("routing: {gateway: {enabled: true}}", "routing.gateway.parentRefs"),
     "a distillation without texts": ("distill: {enabled: true, outputClaim: o}", "distill.corpusClaim"),
 }
