@@ -105,7 +105,7 @@ def selectors(document: dict, everything: list) -> list:
         return [f"selects the pods of {len(owners)} objects"]
     if kind in ("StatefulSet", "Deployment") and owners[0] is not document:
         return ["does not select its own pods"]
-    known = {p["name"] for c in pod_template(owners[0])[1]["containers"] for p in c.get("ports", [])}
+    known = {p[key] for c in pod_template(owners[0])[1]["containers"] for p in c.get("ports", []) for key in ("name", "containerPort")}
     wanted = []
     if kind == "Service":
         wanted = [port["targetPort"] for port in spec["ports"]]
@@ -113,7 +113,7 @@ def selectors(document: dict, everything: list) -> list:
         wanted = [port["port"] for rule in spec["ingress"] for port in rule["ports"]]
     elif kind == "PodMonitor":
         wanted = [endpoint["port"] for endpoint in spec["podMetricsEndpoints"]]
-    return [f"the port {name} of the pods is not there" for name in wanted if isinstance(name, str) and name not in known]
+    return [f"the port {port} of the pods is not there" for port in wanted if port not in known]
 
 
 def references(document: dict, everything: list) -> list:

@@ -165,7 +165,10 @@ class ContentTest(unittest.TestCase):
                 ports = {(port["protocol"], port["port"]) for rule in spec["egress"] for port in rule["ports"]}
                 self.assertLessEqual({("UDP", 53), ("UDP", 5353)}, ports)
                 if component in ("envoy", "test"):
-                    self.assertIn(("TCP", "grpc"), ports)
+                    self.assertIn(("TCP", 50051), ports)
+                # A name would be looked up in other pods by some networks.
+                for rule in spec["ingress"] + spec["egress"]:
+                    self.assertTrue(all(isinstance(port["port"], int) for port in rule["ports"]), rule)
                 self.assertEqual(bool(spec["ingress"]), component in ("server", "envoy"))
 
     def test_further_egress_is_of_all_pods_that_download(self):
