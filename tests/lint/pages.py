@@ -6,12 +6,13 @@ import re
 import sys
 
 ELSEWHERE = re.compile(r"[a-z]+:")
-SKIPPED = {"build", "venv", "generated", "node_modules"}
+# What is not ours; a virtual environment may be called quality-venv.
+SKIPPED = ("build", "venv", "generated")
 
 
 def pages(root: pathlib.Path) -> list:
     found = (path.relative_to(root) for path in root.rglob("*.md"))
-    return sorted(path for path in found if not any(part in SKIPPED or part.startswith(".") for part in path.parts))
+    return sorted(path for path in found if not any(part.endswith(SKIPPED) or part.startswith(".") for part in path.parts))
 
 
 def anchors(page: pathlib.Path) -> set:
