@@ -26,6 +26,7 @@ class CandidateGroup::CandidateSink : public TokenSink {
 };
 
 std::shared_ptr<TokenSink> CandidateGroup::Sink(int32_t index) {
+  ++begun_;
   return std::make_shared<CandidateSink>(shared_from_this(), index);
 }
 
@@ -35,7 +36,7 @@ void CandidateGroup::End(int32_t index, absl::StatusOr<GenerateResult> result) {
     cancel_->Abort();  // the others are of no use now
   }
   results_[index] = std::move(result);
-  if (++ended_ < results_.size()) return;
+  if (++ended_ < begun_) return;
   if (!first_error_.ok()) return sink_->OnDone(first_error_);
   GenerateResult all = **results_[0];
   all.usage.generated_tokens = 0;

@@ -23,7 +23,8 @@ class CandidateGroup : public std::enable_shared_from_this<CandidateGroup> {
                  int32_t candidates)
       : sink_(std::move(sink)), cancel_(std::move(cancel)), results_(candidates) {}
 
-  // The sink of one candidate.
+  // The sink of one candidate, which begins with it. The others begin together, once the prompt is
+  // computed, and where that fails they never do.
   std::shared_ptr<TokenSink> Sink(int32_t index);
 
  private:
@@ -33,6 +34,7 @@ class CandidateGroup : public std::enable_shared_from_this<CandidateGroup> {
   std::shared_ptr<TokenSink> sink_;
   std::shared_ptr<CancelToken> cancel_;
   std::vector<std::optional<absl::StatusOr<GenerateResult>>> results_;
+  size_t begun_ = 0;
   size_t ended_ = 0;
   absl::Status first_error_;
 };

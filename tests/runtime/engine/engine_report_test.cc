@@ -104,6 +104,23 @@ TEST(EngineCandidatesTest, CancellingEndsAll) {
   EXPECT_EQ(engine->metrics().kv_blocks_used.load(), 0);
 }
 
+// Only the first is there while the prompt waits and while it is computed.
+TEST(EngineCandidatesTest, AnEndBeforeTheOthersBeginIsTold) {
+  GatedEngine gated;
+  Engine* engine = gated.engine.get();
+  GenerateRequest request = Ask("", Words(100), 5);
+  request.candidates = 3;
+  Call prefilling = Start(engine, request);
+  gated.gate->AwaitArrival(1);
+  prefilling.cancel->Cancel();
+  Call waiting = Start(engine, request);
+  waiting.cancel->Cancel();
+  gated.gate->Open();
+  EXPECT_EQ(Reason(prefilling.sink->Wait().status()), reason::kCancelled);
+  EXPECT_EQ(Reason(waiting.sink->Wait().status()), reason::kCancelled);
+  EXPECT_TRUE(BecomesIdle(*engine));
+}
+
 TEST(EngineSelectionTest, SaysWhatEachTokenRead) {
   auto engine = MakeTinyEngine();
   const std::string id = NewSession(engine.get());
