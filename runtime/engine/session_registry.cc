@@ -3,30 +3,18 @@
 #include <algorithm>
 #include <chrono>
 #include <new>
-#include <random>
 #include <span>
 #include <utility>
 
 #include "kernels/core/status.h"
 #include "runtime/engine/error_reasons.h"
 #include "runtime/engine/errors.h"
+#include "runtime/engine/session_id.h"
 
 namespace spotd::engine {
 namespace {
 
 constexpr std::chrono::milliseconds kRetrySessionLimit{10000};
-
-// 64 random bits: not to be guessed, and unique for all practical purposes.
-std::string NewId() {
-  constexpr char kDigits[] = "0123456789abcdef";
-  std::random_device random;
-  std::string id;
-  for (int word = 0; word < 2; ++word) {
-    uint32_t bits = random();
-    for (int digit = 0; digit < 8; ++digit, bits >>= 4) id += kDigits[bits & 15];
-  }
-  return id;
-}
 
 absl::Status UnknownSession(const std::string& id) {
   return MakeError(absl::StatusCode::kNotFound, Concat("there is no session \"", id, "\""),
@@ -385,7 +373,7 @@ absl::StatusOr<SessionRegistry::Entry*> SessionRegistry::Insert(std::shared_ptr<
   SessionInfo info;
   SPOTD_RETURN_IF_ERROR(SetExpiry(options, &info));
   do {
-    session->id = NewId();
+    session->id = NewSessionId();
   } while (sessions_.contains(session->id));
   session->tenant = options.tenant;
   info.id = session->id;
