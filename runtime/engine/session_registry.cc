@@ -51,16 +51,9 @@ bool Differ(const SessionInfo& a, const SessionInfo& b) {
 
 }  // namespace
 
-SessionClaim::SessionClaim(SessionClaim&& other) noexcept
-    : registry_(std::exchange(other.registry_, nullptr)), session_(std::move(other.session_)) {}
-
 void SessionClaim::End() {
   if (registry_ != nullptr) std::exchange(registry_, nullptr)->EndClaim(*session_);
 }
-
-SessionRegistry::SessionRegistry(kvstore::KvStore* store, Metrics* metrics,
-                                 const SessionLimits& limits)
-    : store_(store), metrics_(metrics), limits_(limits) {}
 
 absl::StatusOr<SessionInfo> SessionRegistry::Create(const SessionOptions& options,
                                                     const model::Policy& policy) {

@@ -43,7 +43,8 @@ class SessionClaim {
   SessionClaim() = default;
   // Of a session that no registry knows.
   explicit SessionClaim(std::shared_ptr<Session> session) : session_(std::move(session)) {}
-  SessionClaim(SessionClaim&& other) noexcept;
+  SessionClaim(SessionClaim&& other) noexcept
+      : registry_(std::exchange(other.registry_, nullptr)), session_(std::move(other.session_)) {}
   SessionClaim& operator=(SessionClaim&&) = delete;
   ~SessionClaim() { End(); }
 
@@ -64,7 +65,8 @@ class SessionClaim {
 class SessionRegistry {
  public:
   // `store` makes the block tables and, like `metrics`, must outlive the registry and its claims.
-  SessionRegistry(kvstore::KvStore* store, Metrics* metrics, const SessionLimits& limits);
+  SessionRegistry(kvstore::KvStore* store, Metrics* metrics, const SessionLimits& limits)
+      : store_(store), metrics_(metrics), limits_(limits) {}
 
   // RESOURCE_EXHAUSTED (SESSION_LIMIT, TENANT_SESSION_LIMIT). The tenant's session that was made
   // for the same request id, where there is one; INVALID_ARGUMENT (REQUEST_ID_REUSED) where another
