@@ -134,12 +134,15 @@ absl::Status ReadFrequencyFactors(const formats::GgufFile& file, RopeConfig* rop
 }
 
 absl::Status ReadScaling(const formats::GgufFile& file, Reader& reader, RopeConfig* rope) {
-  const std::string type = reader.StringOr("rope.scaling.type", "none");
-  // Older files state linear scaling by the factor alone.
+  // As llama.cpp reads them: a factor alone is linear scaling, under its older name too, and 0 says
+  // that there is none.
+  const std::string type = reader.StringOr("rope.scaling.type", "linear");
   rope->factor = reader.FloatOr("rope.scaling.factor", reader.FloatOr("rope.scale_linear", 1.0));
+  if (rope->factor == 0.0) rope->factor = 1.0;
   if (type == "yarn") {
     rope->scaling = RopeScaling::kYarn;
-    rope->original_context = reader.Int("rope.scaling.original_context_length");
+    rope->original_context =
+        reader.IntOr("rope.scaling.original_context_length", reader.Int("context_length"));
     rope->beta_fast = reader.FloatOr("rope.scaling.yarn_beta_fast", 32.0);
     rope->beta_slow = reader.FloatOr("rope.scaling.yarn_beta_slow", 1.0);
     // llama.cpp multiplies the derived magnitude by attn_factor; 1 leaves the rule of the paper.
@@ -148,7 +151,7 @@ absl::Status ReadScaling(const formats::GgufFile& file, Reader& reader, RopeConf
       return Unimplemented(file.path(), ": ", reader.Key("rope.scaling.attn_factor"), " is ", extra,
                            "; only 1 is supported");
     }
-  } else if (type == "linear" || (type == "none" && reader.Has("rope.scale_linear"))) {
+  } else if (type == "linear") {
     rope->scaling = rope->factor == 1.0 ? RopeScaling::kNone : RopeScaling::kLinear;
   } else if (type == "none") {
     rope->factor = 1.0;

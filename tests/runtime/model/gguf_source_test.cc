@@ -90,6 +90,34 @@ TEST_F(GgufSourceTest, ReadsConfig) {
   EXPECT_EQ((*source)->Tensor("lm_head.weight").status().code(), absl::StatusCode::kNotFound);
 }
 
+// What a file leaves out about scaled positions means what it means to llama.cpp.
+TEST_F(GgufSourceTest, AFactorAloneIsLinearScaling) {
+  bytes_ = formats::ReadAll(ModelPath("llama_linear.Q8_0.gguf"));
+  const auto stated = OpenModel(dir_.Write("stated.gguf", bytes_));
+  ASSERT_TRUE(stated.ok()) << stated.status();
+  ASSERT_NO_FATAL_FAILURE(Replace("rope.scaling.type", "rope.scaling.tipe"));
+  const auto source = OpenModel(dir_.Write("changed.gguf", bytes_));
+  ASSERT_TRUE(source.ok()) << source.status();
+  const RopeConfig& rope = (*source)->config().rope;
+  EXPECT_EQ(rope.scaling, RopeScaling::kLinear);
+  EXPECT_EQ(rope.factor, (*stated)->config().rope.factor);
+  ASSERT_NO_FATAL_FAILURE(SetNumber("rope.scaling.factor", 0.0f));
+  const auto unscaled = OpenModel(dir_.Write("changed.gguf", bytes_));
+  ASSERT_TRUE(unscaled.ok()) << unscaled.status();
+  EXPECT_EQ((*unscaled)->config().rope.scaling, RopeScaling::kNone);
+}
+
+TEST_F(GgufSourceTest, YarnWithoutItsContextExtendsTheModels) {
+  bytes_ = formats::ReadAll(ModelPath("llama_yarn.F16.gguf"));
+  ASSERT_NO_FATAL_FAILURE(
+      Replace("rope.scaling.original_context_length", "rope.scaling.original_context_lenght"));
+  ASSERT_NO_FATAL_FAILURE(SetNumber("llama.context_length", int32_t{48}));
+  const auto source = OpenModel(dir_.Write("changed.gguf", bytes_));
+  ASSERT_TRUE(source.ok()) << source.status();
+  EXPECT_EQ((*source)->config().rope.scaling, RopeScaling::kYarn);
+  EXPECT_EQ((*source)->config().rope.original_context, 48);
+}
+
 TEST_F(GgufSourceTest, ANameThatIsNotUtf8IsShownWithoutTheBrokenBytes) {
   const auto source = OpenModel(dir_.Write("mod\xe9l.Q4_1.gguf", original_));
   ASSERT_TRUE(source.ok()) << source.status();
