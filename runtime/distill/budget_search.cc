@@ -12,7 +12,7 @@
 namespace spotd::distill {
 namespace {
 
-constexpr size_t kLevels = 17;
+constexpr size_t kLevels = 21;
 // Level steps that a layer is moved by, in the first round and in later ones. The last level, which
 // reads everything, is tried besides: one layer may find what no other does, and only when it reads
 // all. Seven moves of thirty layers fit one decode batch.
@@ -142,7 +142,7 @@ RuleFamily FractionFamily() {
     family.levels.push_back(ReservedFloorRule());
     family.levels.back().kind = kernels::BudgetKind::kFixedFraction;
     family.levels.back().fraction =
-        std::min(1.0f, 0.047f * std::pow(1.21f, static_cast<float>(level)));
+        std::min(1.0f, 0.0125f * std::pow(1.25f, static_cast<float>(level)));
   }
   return family;
 }
@@ -155,7 +155,7 @@ RuleFamily FloorFamily() {
     family.levels.back().k_min_tokens =
         level + 1 == kLevels
             ? kFloorOfAll
-            : static_cast<int32_t>(384 * std::pow(1.22, static_cast<double>(level)));
+            : static_cast<int32_t>(96 * std::pow(1.22, static_cast<double>(level)));
   }
   return family;
 }

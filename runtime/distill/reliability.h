@@ -22,8 +22,8 @@ namespace spotd::distill {
 
 struct ReliabilityOptions {
   int32_t queries = 128;  // rows of each document, of its last quarter or its last so many
-  int32_t sink_tokens = 128;
-  int32_t recency_tokens = 256;
+  int32_t sink_tokens = 16;
+  int32_t recency_tokens = 64;
   std::vector<float> scales = {1.0f};  // to measure
 };
 

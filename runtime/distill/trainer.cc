@@ -17,6 +17,7 @@ namespace {
 constexpr float kBeta1 = 0.9f;
 constexpr float kBeta2 = 0.95f;
 constexpr float kEpsilon = 1e-8f;
+constexpr int32_t kFewTokens = 384;       // rows of a sequence before this one are not sampled
 constexpr float kRecallFraction = 0.10f;  // density of the recalled mass that steps report
 
 // Streams of random numbers that must not coincide.
@@ -216,9 +217,10 @@ absl::Status Trainer::Impl::Accumulate(const Batch& batch, Stage stage) {
 
 absl::Status Trainer::Impl::AccumulatePass(const Batch& batch, size_t first, size_t count,
                                            Stage stage) {
-  // Rows that see nothing but reserved tokens teach nothing about the residual.
+  // Rows that see nothing but reserved tokens teach nothing about the residual, and such as see few
+  // others little about a choice among many.
   const int32_t reserved = options.sink_tokens + options.recency_tokens;
-  const int32_t first_row = std::min(reserved, options.length / 2);
+  const int32_t first_row = std::min(std::max(reserved, kFewTokens), options.length / 2);
   std::vector<int32_t> rows;
   std::vector<kvstore::BlockTable> tables;
   for (size_t i = 0; i < count; ++i) {

@@ -42,8 +42,8 @@ struct TrainerOptions {
   float sparse_fraction = 0.10f;
   double rounding_stage = 0.0;  // share of the last steps that see the keys as they are stored
   kernels::SelectorKeyFormat rounded_keys = kernels::SelectorKeyFormat::kInt4;
-  int32_t sink_tokens = 128;
-  int32_t recency_tokens = 256;
+  int32_t sink_tokens = 16;
+  int32_t recency_tokens = 64;
   PositionSkip skip;
   uint64_t seed = 1;
 };

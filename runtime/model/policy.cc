@@ -97,6 +97,7 @@ kernels::BudgetRule Policy::Rule() const {
       break;
     case PolicyKind::kWindow:
       rule.kind = BudgetKind::kReservedOnly;
+      rule.recency_tokens = std::max(recency_tokens, k_min_tokens - sink_tokens);
       break;
     case PolicyKind::kOracle:
       rule.kind = k_tokens > 0 ? BudgetKind::kFixedTokens : BudgetKind::kDualTopP;

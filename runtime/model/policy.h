@@ -18,7 +18,7 @@ enum class PolicyKind : uint8_t {
   kQuest,   // training-free per-block bounds, a fraction of the visible blocks, one choice per KV
             // group
   kTopK,    // the trained selector with a fixed number of tokens
-  kWindow,  // sinks and recency only
+  kWindow,  // sinks and the newest tokens, k_min_tokens in all
   kOracle,  // true attention mass: tests and evaluation
 };
 
@@ -41,8 +41,8 @@ struct Policy {
   float fraction = 0.10f;   // quest: share of visible blocks
   int32_t k_tokens =
       0;  // topk: tokens read (0 = 2048); quest, oracle: > 0 replaces fraction / top-p
-  int32_t sink_tokens = 128;
-  int32_t recency_tokens = 256;
+  int32_t sink_tokens = 16;
+  int32_t recency_tokens = 64;
   int32_t k_min_tokens = 512;
   int32_t k_max_tokens = 0;         // 0 = no cap
   bool oracle_per_kv_head = false;  // oracle: each KV head chooses for itself, as Quest's do

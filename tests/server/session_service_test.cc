@@ -59,7 +59,7 @@ TEST_F(SessionServiceTest, ANewSessionHasWhatWasAskedAndTheServersPolicy) {
   EXPECT_GT(session.create_time().seconds(), 1'600'000'000);
   EXPECT_EQ(session.policy().kind(), v1::POLICY_KIND_QUEST);
   EXPECT_FLOAT_EQ(session.policy().fraction(), 0.25f);
-  EXPECT_EQ(session.policy().sink_tokens(), 128) << "what is left out comes from the server";
+  EXPECT_EQ(session.policy().sink_tokens(), 16) << "what is left out comes from the server";
   EXPECT_EQ(server_.GetSession(session.name()).display_name(), "a title");
 }
 
@@ -189,7 +189,7 @@ TEST_F(SessionServiceTest, UpdateChangesWhatTheMaskNames) {
   session.clear_etag();
   ASSERT_TRUE(Update(session, {"policy"}, &updated).ok());
   EXPECT_EQ(updated.policy().kind(), v1::POLICY_KIND_WINDOW);
-  EXPECT_EQ(updated.policy().sink_tokens(), 128) << "what is left out stays";
+  EXPECT_EQ(updated.policy().sink_tokens(), 16) << "what is left out stays";
   const auto generated = server_.Generate(RequestFor(session.name(), "abc", 2));
   EXPECT_EQ(generated.result->sparsity().policy(), v1::POLICY_KIND_WINDOW) << "it counts";
 

@@ -59,8 +59,8 @@ ABSL_FLAG(double, sparse_stage, 0.0,
 ABSL_FLAG(double, sparse_fraction, 0.10, "density of the sparse stage");
 ABSL_FLAG(double, round_keys, 0.0,
           "share of the steps, at the end, that see the selector's keys rounded to int4");
-ABSL_FLAG(int, sink_tokens, 128, "reserved tokens at the start of the context");
-ABSL_FLAG(int, recency_tokens, 256, "reserved tokens at its end");
+ABSL_FLAG(int, sink_tokens, 16, "reserved tokens at the start of the context");
+ABSL_FLAG(int, recency_tokens, 64, "reserved tokens at its end");
 ABSL_FLAG(double, skip, 0.75, "share of the sequences trained with skipped positions");
 ABSL_FLAG(int32_t, cuts, 64, "skipped positions: the most places of a sequence that get a gap");
 ABSL_FLAG(double, gap_power, 0.5,

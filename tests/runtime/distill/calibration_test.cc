@@ -154,7 +154,7 @@ TEST_F(CalibrationTest, NoRuleReadsLessThanTheReservedTokens) {
   const auto figures = meter.Measure(variants);
   ASSERT_TRUE(figures.ok()) << figures.status();
   EXPECT_NEAR(figures->front().density, ReservedDensity(kContext, kTail, 16), 1e-9);
-  EXPECT_EQ(ReservedDensity(384, kTail, 16), 1);
+  EXPECT_EQ(ReservedDensity(80, kTail, 16), 1);
 }
 
 // Two levels: what the answers need decides, once they count enough.

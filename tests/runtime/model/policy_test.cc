@@ -79,6 +79,7 @@ TEST(PolicyTest, RulesOfEachKind) {
   EXPECT_EQ(rule(PolicyKind::kTopK, 0).kind, BudgetKind::kFixedTokens);
   EXPECT_EQ(rule(PolicyKind::kTopK, 0).k_tokens, 2048);
   EXPECT_EQ(rule(PolicyKind::kWindow, 0).kind, BudgetKind::kReservedOnly);
+  EXPECT_EQ(rule(PolicyKind::kWindow, 0).recency_tokens, 512 - 16) << "its floor, less the sinks";
   EXPECT_EQ(rule(PolicyKind::kOracle, 0).kind, BudgetKind::kDualTopP);
   EXPECT_EQ(rule(PolicyKind::kOracle, 64).kind, BudgetKind::kFixedTokens);
 }
