@@ -155,6 +155,16 @@ class Backend {
   virtual void Attend(const AttendArgs& args) = 0;
   virtual void PrefillAttend(const PrefillAttendArgs& args) = 0;
 
+  // SelectorScore, Select of its scores and Attend to what it chooses, for the same rows. What
+  // block_lse holds afterwards is anything: a backend may let rows pass from one to the next on
+  // their own.
+  virtual void AttendByScore(const SelectorScoreArgs& score, const SelectArgs& select,
+                             const AttendArgs& attend) {
+    SelectorScore(score);
+    Select(select);
+    Attend(attend);
+  }
+
   // --- sampling ---
   virtual void Sample(const SampleArgs& args) = 0;
 

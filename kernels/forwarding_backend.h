@@ -54,6 +54,7 @@ class ForwardingBackend : public Backend {
   void OracleScore(const OracleScoreArgs& args) override { inner_->OracleScore(args); }
   void Select(const SelectArgs& args) override { inner_->Select(args); }
   void Attend(const AttendArgs& args) override { inner_->Attend(args); }
+  // AttendByScore is not forwarded: it is made of the three above, which others may watch.
   void PrefillAttend(const PrefillAttendArgs& args) override { inner_->PrefillAttend(args); }
   void Sample(const SampleArgs& args) override { inner_->Sample(args); }
   void RunStep(uint64_t key, const std::function<void()>& issue) override {

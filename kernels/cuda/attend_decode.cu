@@ -20,6 +20,7 @@
 // attention's bits.
 #include "kernels/cuda/attend_state.cuh"
 #include "kernels/cuda/launch.cuh"
+#include "kernels/cuda/row_flow.cuh"
 
 namespace spotd::kernels::cuda {
 namespace {
@@ -33,10 +34,16 @@ constexpr int kFewTiles = 2048;
 // stay below 2^6.
 constexpr float kRescaleSlack = 6.0f;
 
+// Rows whose lists attention looks for where rows flow: those that thread blocks may reach before
+// all lists are there. The others wait for the kernel, so that this one ends after it.
+constexpr int kLookedForRows = 2;
+static_assert(kLookedForRows < kLeastFlowRows);
+
 struct Launched {
   AttendArgs args;
   float* partials;  // [rows, kv_heads, max_splits, group, kPartialHeader + head_dim]
   int32_t max_splits;
+  RowFlow flow;  // empty where rows do not flow
 };
 
 int MaxSplits(const LaunchContext& ctx, int32_t kv_heads) {
@@ -85,9 +92,8 @@ __device__ inline RowTiles RowOf(const AttendArgs& args, int row, int kv_head) {
   return tiles;
 }
 
-__device__ inline void CountTiles(const AttendArgs& args, RowTiles& tiles) {
-  if (tiles.selected == nullptr) return;
-  const int blocks = args.counts[tiles.choice];
+// `blocks`: in the list.
+__device__ inline void CountTiles(const AttendArgs& args, int blocks, RowTiles& tiles) {
   tiles.count = blocks * tiles.tiles_per_block;
   if (blocks > 0 && tiles.tiles_per_block > 1) {
     // The last block may end before its last tile.
@@ -329,10 +335,18 @@ __global__ __launch_bounds__(kAttendThreads, kDim <= 128 ? kBlocksPerSm : 1) voi
   RowTiles tiles = RowOf(args, row, kv_head);
   uint4 q[kHeadTiles][kDim / 32];
   WarpState<kDim, kHeadTiles> state = {};
-  WaitForPrevious();
+  // When a later row's turn comes its list is there, and to wait for all of them costs nothing.
+  const bool looks = launch.flow.ready != nullptr && row < kLookedForRows;
+  int blocks = 0;
+  if (looks) {
+    blocks = AwaitList(launch.flow, row);
+  } else {
+    WaitForPrevious();
+  }
   // Asked for before the count is known, as if there were few.
   int block = BlockOf(args, tiles, first + lane * FewSplits(launch.max_splits) * kAttendWarps);
-  CountTiles(args, tiles);
+  if (tiles.selected != nullptr)
+    CountTiles(args, looks ? blocks : args.counts[tiles.choice], tiles);
 #pragma unroll
   for (int h = 0; h < kHeadTiles; ++h) {
     state.max[h] = -INFINITY;
@@ -375,7 +389,8 @@ __global__ __launch_bounds__(kMergeThreads) void MergeKernel(
   const float* partials =
       launch.partials + (pair * launch.max_splits * group + head % group) * (kPartialHeader + kDim);
   WaitForPrevious();
-  CountTiles(args, tiles);
+  if (launch.flow.ready != nullptr && head == 0 && threadIdx.x == 0) launch.flow.ready[row] = 0;
+  if (tiles.selected != nullptr) CountTiles(args, args.counts[tiles.choice], tiles);
   const int splits = SplitsOf(tiles.count, launch.max_splits);
   if (splits > 1)
     MergeSplits<kDim>(args, row, head, splits, group * (kPartialHeader + kDim), partials);
@@ -413,8 +428,10 @@ size_t AttendScratchBytes(const LaunchContext& ctx, const AttendArgs& args) {
          (kPartialHeader + args.layer.head_dim);
 }
 
-cudaError_t LaunchAttend(const LaunchContext& ctx, const AttendArgs& args, void* scratch) {
-  const Launched launch = {args, static_cast<float*>(scratch), MaxSplits(ctx, args.layer.kv_heads)};
+cudaError_t LaunchAttend(const LaunchContext& ctx, const AttendArgs& args, void* scratch,
+                         const RowFlow& flow) {
+  const Launched launch = {args, static_cast<float*>(scratch), MaxSplits(ctx, args.layer.kv_heads),
+                           flow};
   const int tiles = CeilDiv(args.batch.max_kv_len, args.layer.block_tokens) *
                     (args.layer.block_tokens / kTileTokens);
   const int most = CeilDiv(tiles, kAttendWarps);
@@ -427,6 +444,10 @@ cudaError_t LaunchAttend(const LaunchContext& ctx, const AttendArgs& args, void*
     default:
       return LaunchDim<256>(ctx, launch, splits);
   }
+}
+
+cudaError_t LaunchAttend(const LaunchContext& ctx, const AttendArgs& args, void* scratch) {
+  return LaunchAttend(ctx, args, scratch, RowFlow{});
 }
 
 }  // namespace spotd::kernels::cuda

@@ -18,6 +18,7 @@
 #include "kernels/cuda/device_memory.h"
 #include "kernels/cuda/graph_cache.h"
 #include "kernels/cuda/launch.h"
+#include "kernels/cuda/row_flow.h"
 
 namespace spotd::kernels {
 namespace cuda {
@@ -77,6 +78,8 @@ class CudaBackend final : public Backend {
     Check(LaunchSelect(ctx_, args, selecting_.data()), "Select");
   }
   void Attend(const AttendArgs& args) override;
+  void AttendByScore(const SelectorScoreArgs& score, const SelectArgs& select,
+                     const AttendArgs& attend) override;
   void PrefillAttend(const PrefillAttendArgs& args) override {
     Check(LaunchPrefillAttend(ctx_, args), "PrefillAttend");
   }
@@ -101,6 +104,7 @@ class CudaBackend final : public Backend {
   std::unique_ptr<CublasLt> cublas_;
   GrowingMemory scratch_;
   GrowingMemory selecting_;  // selection's, fixed
+  GrowingMemory flowing_;    // of a RowFlow, fixed
   Staging staging_;
   GraphCache graphs_{kMaxGraphs};
 };
@@ -144,6 +148,7 @@ absl::Status CudaBackend::Open() {
       ToStatus(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking), "creating a stream"));
   SPOTD_RETURN_IF_ERROR(ToStatus(staging_.Create(stream_), "pinning transfer memory"));
   SPOTD_RETURN_IF_ERROR(ToStatus(selecting_.Grow(SelectScratchBytes()), "allocating on the GPU"));
+  SPOTD_RETURN_IF_ERROR(ToStatus(flowing_.Grow(kRowFlowBytes), "allocating on the GPU"));
   ctx_ = {stream_, properties.multiProcessorCount, properties.major == 9};
   cublas_ = CublasLt::Load();
   description_ =
@@ -317,6 +322,23 @@ void CudaBackend::Attend(const AttendArgs& args) {
   }
   void* scratch = Scratch(AttendScratchBytes(ctx_, args));
   if (scratch != nullptr) Check(LaunchAttend(ctx_, args, scratch), "Attend");
+}
+
+void CudaBackend::AttendByScore(const SelectorScoreArgs& score, const SelectArgs& select,
+                                const AttendArgs& attend) {
+  const RowFlow flow = MakeRowFlow(ctx_, score, select, attend, flowing_.data());
+  if (flow.ready == nullptr) {
+    Backend::AttendByScore(score, select, attend);
+    return;
+  }
+  void* scratch = Scratch(AttendScratchBytes(ctx_, attend));
+  if (scratch == nullptr) return;
+  cudaError_t error = LaunchScoreRows(ctx_, score, select.rules, flow);
+  if (error == cudaSuccess) error = LaunchSelectRows(ctx_, select, flow);
+  if (error == cudaSuccess) error = LaunchAttend(ctx_, attend, scratch, flow);
+  // What a step that came halfway has left there would mislead the next.
+  if (error != cudaSuccess) cudaMemsetAsync(flowing_.data(), 0, kRowFlowBytes, stream_);
+  Check(error, "AttendByScore");
 }
 
 void CudaBackend::Sample(const SampleArgs& args) {

@@ -9,20 +9,34 @@
 // long as a read of the L2 cache. A member with more candidates than a message holds makes all
 // members bisect over the ordered keys instead: slower, never lossy.
 #include "kernels/cuda/launch.cuh"
+#include "kernels/cuda/row_flow.cuh"
 #include "kernels/cuda/select_cluster.h"
+#include "kernels/cuda/select_cluster_bisect.cuh"
 #include "kernels/cuda/select_cluster_state.cuh"
 
 namespace spotd::kernels::cuda {
 namespace {
 
+constexpr int kMostFlowItems = 2;  // blocks of a thread where rows flow
+
+// Where a row's scores are: all there, or arriving one by one (row_flow.h).
+struct WrittenScores {
+  const float* lse;
+  __device__ float Load(int32_t block) const { return __ldcg(lse + block); }
+};
+struct ArrivingScores {
+  const uint32_t* posts;
+  __device__ float Load(int32_t block) const { return FromOrder(AwaitScore(posts + block)); }
+};
+
 // The reserved blocks' largest score and mass, by one warp.
-template <int kItems>
-__device__ inline void WeighReserved(const ClusterRow<kItems>& row, const float* lse,
+template <int kItems, typename Scores>
+__device__ inline void WeighReserved(const ClusterRow<kItems>& row, const Scores& from,
                                      ClusterShared& s) {
   const auto load = [&](int i) {
     const int32_t b =
         i < row.plan.sink_blocks ? i : row.plan.recent_begin + i - row.plan.sink_blocks;
-    return fmaxf(__ldcg(lse + b), -INFINITY);
+    return fmaxf(from.Load(b), -INFINITY);
   };
   const int lane = threadIdx.x % 32;
   const int count = row.plan.reserved();
@@ -40,13 +54,13 @@ __device__ inline void WeighReserved(const ClusterRow<kItems>& row, const float*
   __syncwarp();
 }
 
-template <int kItems>
-__device__ inline void FindExtremes(ClusterRow<kItems>& row, const float* lse, ClusterShared& s) {
+template <int kItems, typename Scores>
+__device__ inline void FindExtremes(ClusterRow<kItems>& row, const Scores& from, ClusterShared& s) {
   const int lane = threadIdx.x % 32;
   const int warp = threadIdx.x / 32;
 #pragma unroll
   for (int k = 0; k < kItems; ++k)
-    row.x[k] = row.Block(k) < row.plan.blocks ? __ldcg(lse + row.Block(k)) : -INFINITY;
+    row.x[k] = row.Block(k) < row.plan.blocks ? from.Load(row.Block(k)) : -INFINITY;
   float top = -INFINITY;
   float bottom = INFINITY;
 #pragma unroll
@@ -69,7 +83,7 @@ __device__ inline void FindExtremes(ClusterRow<kItems>& row, const float* lse, C
            &s.barriers[kExtremes]);
     }
   } else if (warp == kWarps - 1) {
-    WeighReserved(row, lse, s);
+    WeighReserved(row, from, s);
   }
   BarrierWait(&s.barriers[kExtremes], 0);
   const uint64_t all = s.extremes[lane & (row.members - 1)];
@@ -219,87 +233,11 @@ __device__ inline void Rank(const ClusterRow<kItems>& row, ClusterShared& s) {
   __syncthreads();
 }
 
-// The sum over the cluster of what take(key, block) holds for, packed; s.trials[turn % 2] keeps the
-// members' parts. Turns count from 0.
-template <int kItems, typename Take>
-__device__ inline uint64_t Measure(const ClusterRow<kItems>& row, ClusterShared& s, int turn,
-                                   const Take& take) {
-  const int lane = threadIdx.x % 32;
-  uint64_t sum = 0;
-#pragma unroll
-  for (int k = 0; k < kItems; ++k) {
-    const int32_t b = row.Block(k);
-    if (row.IsResidual(b) && take(BudgetOrder(row.x[k]), b))
-      sum += Pack(1, BudgetMass(row.x[k], row.top));
-  }
-  sum = WarpAdd(sum);
-  if (lane == 0) s.of_warp[threadIdx.x / 32] = sum;
-  __syncthreads();
-  uint64_t* barrier = &s.barriers[kTrial + turn % 2];
-  uint64_t* parts = s.trials[turn % 2];
-  if (threadIdx.x < 32) {
-    sum = WarpAdd(lane < kWarps ? s.of_warp[lane] : 0);
-    if (lane < row.members) Send(lane, &parts[row.me], sum, barrier);
-  }
-  BarrierWait(barrier, turn / 2 % 2);
-  uint64_t all = 0;
-  for (int m = 0; m < row.members; ++m) all += parts[m];
-  __syncthreads();
-  if (threadIdx.x == 0) BarrierExpect(barrier, row.members * 8);
-  return all;
-}
-
-// Chooses the residual blocks by bisection, first over keys, then over the indices of equal keys.
-template <int kItems>
-__device__ inline void Bisect(const ClusterRow<kItems>& row, ClusterShared& s) {
-  int turn = 0;
-  uint32_t key = 0;  // the smallest key such that the rule wants more after every larger key
-  for (uint32_t bit = 0x80000000u; bit != 0; bit >>= 1) {
-    const uint32_t trial = key | (bit - 1);
-    const uint64_t above = Measure(row, s, turn++, [&](uint32_t k, int32_t) { return k > trial; });
-    if (!row.WantsMore(above)) key |= bit;
-  }
-  const auto taken_with = [&](int32_t index) {
-    return Measure(row, s, turn++,
-                   [&](uint32_t k, int32_t b) { return k > key || (k == key && b < index); });
-  };
-  int32_t low = 0;  // the smallest index such that equal keys before it satisfy the rule
-  int32_t high = row.plan.blocks;
-  while (low < high) {
-    const int32_t middle = (low + high) / 2;
-    if (row.WantsMore(taken_with(middle))) {
-      low = middle + 1;
-    } else {
-      high = middle;
-    }
-  }
-  const uint64_t taken = taken_with(low);
-  if (threadIdx.x == 0) s.taken = MassOf(taken);
-  // Parts are of residual blocks; reserved ones are counted apart.
-  if (threadIdx.x < row.members) {
-    const int32_t begin = static_cast<int32_t>(threadIdx.x) * kThreads * kItems;
-    const int32_t end = min(row.plan.blocks, begin + kThreads * kItems);
-    const int32_t residual =
-        max(0, min(end, row.plan.recent_begin) - max(begin, row.plan.sink_blocks));
-    s.count_of[threadIdx.x] =
-        CountOf(s.trials[(turn - 1) % 2][threadIdx.x]) + max(0, end - begin) - residual;
-  }
-#pragma unroll
-  for (int k = 0; k < kItems; ++k) {
-    const int32_t b = row.Block(k);
-    const uint32_t order = BudgetOrder(row.x[k]);
-    const uint32_t word =
-        __ballot_sync(kFullMask, row.IsResidual(b) ? order > key || (order == key && b < low)
-                                                   : row.IsReserved(b));
-    if (threadIdx.x % 32 == 0) s.bits[threadIdx.x / 32 * kItems + k] = word;
-  }
-  __syncthreads();
-}
-
 // Marks the chosen blocks of a row whose scores matter, and counts every member's.
-template <int kItems>
-__device__ inline void ChooseByScore(ClusterRow<kItems>& row, const float* lse, ClusterShared& s) {
-  FindExtremes(row, lse, s);
+template <int kItems, typename Scores>
+__device__ inline void ChooseByScore(ClusterRow<kItems>& row, const Scores& from,
+                                     ClusterShared& s) {
+  FindExtremes(row, from, s);
   FillHistogram(row, s);
   ShareBins(row, s);
   FindBoundary(row, s);
@@ -357,12 +295,9 @@ __device__ inline uint32_t WriteList(const ClusterRow<kItems>& row, const Cluste
   return __reduce_add_sync(kFullMask, count);
 }
 
+// What a member knows of its row, and what the cluster needs before its first message.
 template <int kItems>
-__global__ __launch_bounds__(kThreads) void SelectClusterKernel(
-    const __grid_constant__ SelectArgs args) {
-  __shared__ ClusterShared s;
-  AllowNext();
-  ClusterRow<kItems> row;
+__device__ inline int OpenRow(const SelectArgs& args, ClusterRow<kItems>& row, ClusterShared& s) {
   row.members = ClusterSize();
   row.log_members = __ffs(row.members) - 1;
   row.me = ClusterRank();
@@ -380,19 +315,67 @@ __global__ __launch_bounds__(kThreads) void SelectClusterKernel(
   }
   __syncwarp();
   ClusterArriveRelaxed();
-  WaitForPrevious();
+  return choice;
+}
 
-  const bool scored = IsScored(row.rule, row.plan);
-  if (scored) {
-    ChooseByScore(row, args.block_lse + int64_t{choice} * args.lse_stride, s);
-  } else {
-    MarkUnscored(row, s);
-    ClusterWait();
-  }
+// Writes this member's part of the choice.
+template <int kItems>
+__device__ inline void WriteChoice(const SelectArgs& args, const ClusterRow<kItems>& row,
+                                   const ClusterShared& s, int choice, bool scored) {
   const uint32_t count = WriteList(row, s, args.selected + int64_t{choice} * args.selected_stride);
   if (row.me != 0 || threadIdx.x != 0) return;
   args.counts[choice] = static_cast<int32_t>(count);
   args.covered_mass[choice] = scored ? CoveredMass(row.masses, s.taken) : 1.0f;
+}
+
+template <int kItems>
+__global__ __launch_bounds__(kThreads) void SelectClusterKernel(
+    const __grid_constant__ SelectArgs args) {
+  __shared__ ClusterShared s;
+  AllowNext();
+  ClusterRow<kItems> row;
+  const int choice = OpenRow(args, row, s);
+  WaitForPrevious();
+
+  const bool scored = IsScored(row.rule, row.plan);
+  if (scored) {
+    ChooseByScore(row, WrittenScores{args.block_lse + int64_t{choice} * args.lse_stride}, s);
+  } else {
+    MarkUnscored(row, s);
+    ClusterWait();
+  }
+  WriteChoice(args, row, s, choice, scored);
+}
+
+// The same as a row's scores arrive. With one block a thread there is room for it beside thread
+// blocks that score.
+template <int kItems>
+__global__ __launch_bounds__(kThreads, kItems == 1 ? 3 : 1) void SelectRowsKernel(
+    const __grid_constant__ SelectArgs args, const __grid_constant__ RowFlow flow) {
+  __shared__ ClusterShared s;
+  AllowNext();
+  ClusterRow<kItems> row;
+  const int choice = OpenRow(args, row, s);
+  const bool scored = IsScored(row.rule, row.plan);
+  if (scored) {
+    uint32_t* posts = flow.scores + int64_t{choice} * flow.stride;
+    ChooseByScore(row, ArrivingScores{posts}, s);
+    // All members have weighed what is reserved before they shared their bins: nobody reads a
+    // score again.
+#pragma unroll
+    for (int k = 0; k < kItems; ++k) {
+      if (row.Block(k) < row.plan.blocks) posts[row.Block(k)] = 0;
+    }
+  } else {
+    MarkUnscored(row, s);
+    ClusterWait();
+    WaitForPrevious();  // an earlier step's attention may be reading the list
+  }
+  WriteChoice(args, row, s, choice, scored);
+  __syncthreads();
+  if (threadIdx.x == 0) AnnounceMember(flow, choice, s.count_of[row.me]);
+  // One thread block that waits makes this kernel end after the one before.
+  if (blockIdx.x == gridDim.x - 1) WaitForPrevious();
 }
 
 // A cluster stays within one of the card's eight parts at most: of 114 multiprocessors, one part
@@ -401,16 +384,30 @@ int MostMembers(const LaunchContext& ctx) {
   return ctx.sm_count >= 114 ? kMostMembers : 8;
 }
 
-template <int kItems>
-cudaError_t LaunchItems(const LaunchContext& ctx, const SelectArgs& args, int choices,
-                        int members) {
+template <typename... Params>
+cudaError_t LaunchMembers(const LaunchContext& ctx, void (*kernel)(Params...), int choices,
+                          int members, Params... args) {
   if (members > 8) {
-    const cudaError_t error = cudaFuncSetAttribute(
-        SelectClusterKernel<kItems>, cudaFuncAttributeNonPortableClusterSizeAllowed, 1);
+    const cudaError_t error =
+        cudaFuncSetAttribute(kernel, cudaFuncAttributeNonPortableClusterSizeAllowed, 1);
     if (error != cudaSuccess) return error;
   }
-  return LaunchCluster(ctx, SelectClusterKernel<kItems>, choices * members, kThreads, 0, members,
-                       args);
+  return LaunchCluster(ctx, kernel, choices * members, kThreads, 0, members, args...);
+}
+
+// One block a thread where the device has room for it. Messages need a cluster, so two at least.
+int MembersOf(const LaunchContext& ctx, int blocks, int choices) {
+  int members = 2;
+  while (members < MostMembers(ctx) && members * kThreads < blocks) members *= 2;
+  while (members > 2 && choices * members > ctx.sm_count &&
+         members / 2 * kThreads * kMostItems >= blocks) {
+    members /= 2;
+  }
+  return members;
+}
+
+int BlocksOf(const SelectArgs& args) {
+  return CeilDiv(args.batch.max_kv_len, args.block_tokens);
 }
 
 }  // namespace
@@ -420,20 +417,39 @@ bool SelectFitsCluster(const LaunchContext& ctx, int blocks) {
 }
 
 cudaError_t LaunchSelectCluster(const LaunchContext& ctx, const SelectArgs& args) {
-  const int blocks = CeilDiv(args.batch.max_kv_len, args.block_tokens);
   const int choices = args.batch.num_seqs * args.groups;
-  // One block a thread where the device has room for it. Messages need a cluster, so two at least.
-  int members = 2;
-  while (members < MostMembers(ctx) && members * kThreads < blocks) members *= 2;
-  while (members > 2 && choices * members > ctx.sm_count &&
-         members / 2 * kThreads * kMostItems >= blocks) {
-    members /= 2;
-  }
-  const int items = CeilDiv(blocks, members * kThreads);
-  if (items <= 1) return LaunchItems<1>(ctx, args, choices, members);
-  if (items <= 2) return LaunchItems<2>(ctx, args, choices, members);
-  if (items <= 4) return LaunchItems<4>(ctx, args, choices, members);
-  return LaunchItems<8>(ctx, args, choices, members);
+  const int members = MembersOf(ctx, BlocksOf(args), choices);
+  const int items = CeilDiv(BlocksOf(args), members * kThreads);
+  const auto launch = [&](auto* kernel) {
+    return LaunchMembers(ctx, kernel, choices, members, args);
+  };
+  if (items <= 1) return launch(SelectClusterKernel<1>);
+  if (items <= 2) return launch(SelectClusterKernel<2>);
+  if (items <= 4) return launch(SelectClusterKernel<4>);
+  return launch(SelectClusterKernel<8>);
+}
+
+RowFlow MakeRowFlow(const LaunchContext& ctx, const SelectorScoreArgs& score,
+                    const SelectArgs& select, const AttendArgs& attend, void* memory) {
+  const int rows = select.batch.num_seqs;
+  const int blocks = BlocksOf(select);
+  const int stride = CeilDiv(blocks, 4) * 4;
+  const int members = MembersOf(ctx, blocks, rows);
+  const bool together = rows < kLeastFlowRows || blocks < kLeastFlowBlocks ||
+                        int64_t{rows} * stride > kMostFlowBlocks ||
+                        blocks > members * kThreads * kMostFlowItems || select.groups != 1 ||
+                        attend.groups != 1 || !ScoresByRow(ctx, score) ||
+                        !AttendIsSpecialised(attend.layer, attend.q_heads);
+  if (together) return {};
+  auto* words = static_cast<uint32_t*>(memory);
+  return {words + kMostFlowRows, words, stride, members};
+}
+
+cudaError_t LaunchSelectRows(const LaunchContext& ctx, const SelectArgs& args,
+                             const RowFlow& flow) {
+  const bool one = BlocksOf(args) <= flow.members * kThreads;
+  return LaunchMembers(ctx, one ? SelectRowsKernel<1> : SelectRowsKernel<kMostFlowItems>,
+                       args.batch.num_seqs, flow.members, args, flow);
 }
 
 }  // namespace spotd::kernels::cuda

@@ -65,6 +65,13 @@ void AttentionAudit::Attend(const kernels::AttendArgs& args) {
   findings_.resize(findings_.size() + static_cast<size_t>(args.batch.num_rows));
 }
 
+void AttentionAudit::AttendByScore(const kernels::SelectorScoreArgs& score,
+                                   const kernels::SelectArgs& select,
+                                   const kernels::AttendArgs& attend) {
+  if (watched_ == nullptr) return inner().AttendByScore(score, select, attend);
+  ForwardingBackend::AttendByScore(score, select, attend);
+}
+
 void AttentionAudit::AttendTwice(const kernels::AttendArgs& args) {
   kernels::AttendArgs sparse = args;
   sparse.lse = sparse_lse_.as<float>();

@@ -37,6 +37,8 @@ class AttentionAudit : public kernels::ForwardingBackend {
   std::vector<std::optional<Finding>> TakeFindings();
 
   void Attend(const kernels::AttendArgs& args) override;
+  void AttendByScore(const kernels::SelectorScoreArgs& score, const kernels::SelectArgs& select,
+                     const kernels::AttendArgs& attend) override;
   void RunStep(uint64_t key, const std::function<void()>& issue) override;
 
  private:

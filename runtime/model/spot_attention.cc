@@ -15,9 +15,13 @@ class RangeAttention {
         act_bytes_(backend->activation_bytes()) {}
 
   void Run() {
+    if (range_.chooser == Chooser::kSelector) {
+      backend_->AttendByScore(SelectorScore(), Select(), Attend());
+      return;
+    }
     Score();
-    if (range_.chooser != Chooser::kDense) Select();
-    Attend();
+    if (range_.chooser != Chooser::kDense) backend_->Select(Select());
+    backend_->Attend(Attend());
   }
 
  private:
@@ -44,9 +48,8 @@ class RangeAttention {
     switch (range_.chooser) {
       case Chooser::kDense:
       case Chooser::kWindow:
+      case Chooser::kSelector:  // scores as it attends
         return;
-      case Chooser::kSelector:
-        return ScoreWithSelector();
       case Chooser::kQuest:
         return backend_->QuestScore(
             {batch_, args_.layer, args_.q_heads, args_.scale, q(), block_lse(), stride()});
@@ -57,7 +60,7 @@ class RangeAttention {
     }
   }
 
-  void ScoreWithSelector() {
+  kernels::SelectorScoreArgs SelectorScore() const {
     const auto heads = static_cast<size_t>(args_.selector_heads);
     const auto dim = static_cast<size_t>(args_.layer.selector_dim);
     kernels::SelectorScoreArgs score = {};
@@ -69,10 +72,10 @@ class RangeAttention {
     score.w = Rows(args_.selector_w, heads * static_cast<size_t>(range_.groups));
     score.block_lse = block_lse();
     score.lse_stride = stride();
-    backend_->SelectorScore(score);
+    return score;
   }
 
-  void Select() {
+  kernels::SelectArgs Select() const {
     kernels::SelectArgs select = {};
     select.batch = batch_;
     select.block_tokens = args_.layer.block_tokens;
@@ -85,10 +88,10 @@ class RangeAttention {
     select.counts = counts();
     select.covered_mass =
         args_.covered_mass + args_.plan->ChoiceOffset(args_.layer_index, range_.begin);
-    backend_->Select(select);
+    return select;
   }
 
-  void Attend() {
+  kernels::AttendArgs Attend() const {
     kernels::AttendArgs attend = {};
     attend.batch = batch_;
     attend.layer = args_.layer;
@@ -102,7 +105,7 @@ class RangeAttention {
       attend.selected_stride = stride();
     }
     attend.out = static_cast<char*>(args_.out) + begin() * head_width() * act_bytes_;
-    backend_->Attend(attend);
+    return attend;
   }
 
   kernels::Backend* backend_;

@@ -25,6 +25,10 @@ class WaitMeter final : public kernels::ForwardingBackend {
       : ForwardingBackend(std::move(backend)), free_at_first_(memory().free) {}
   void Download(void* dst, const void* src, size_t bytes) override;
   absl::Status Synchronize() override;
+  void AttendByScore(const kernels::SelectorScoreArgs& score, const kernels::SelectArgs& select,
+                     const kernels::AttendArgs& attend) override {
+    inner().AttendByScore(score, select, attend);
+  }
 
   const double& waited() const { return waited_; }  // seconds
   size_t free_at_first() const { return free_at_first_; }

@@ -111,18 +111,43 @@ void LayerCaches::AttendAll(int32_t layer) {
   timer_.backend().Attend(Attention(layer));
 }
 
-void LayerCaches::AttendChosen(int32_t layer, int32_t groups) {
+kernels::AttendArgs LayerCaches::ChosenAttention(int32_t layer, int32_t groups) const {
   kernels::AttendArgs args = Attention(layer);
   args.groups = groups;
   args.selected = selected_.as<int32_t>();
   args.counts = counts_.as<int32_t>();
   args.selected_stride = blocks_;
-  timer_.backend().Attend(args);
+  return args;
+}
+
+kernels::SelectorScoreArgs LayerCaches::Scores(int32_t layer) const {
+  return {batch_,           Layer(layer), kSelectorHeads, selector_q_.data(), selector_w_.data(),
+          lse_.as<float>(), blocks_};
+}
+
+kernels::SelectArgs LayerCaches::Choice(int32_t groups) const {
+  return {batch_,
+          shape_.block_tokens,
+          groups,
+          rules_.as<kernels::BudgetRule>(),
+          lse_.as<float>(),
+          blocks_,
+          selected_.as<int32_t>(),
+          blocks_,
+          counts_.as<int32_t>(),
+          covered_.as<float>()};
+}
+
+void LayerCaches::AttendChosen(int32_t layer, int32_t groups) {
+  timer_.backend().Attend(ChosenAttention(layer, groups));
 }
 
 void LayerCaches::Score(int32_t layer) {
-  timer_.backend().SelectorScore({batch_, Layer(layer), kSelectorHeads, selector_q_.data(),
-                                  selector_w_.data(), lse_.as<float>(), blocks_});
+  timer_.backend().SelectorScore(Scores(layer));
+}
+
+void LayerCaches::AttendByScore(int32_t layer) {
+  timer_.backend().AttendByScore(Scores(layer), Choice(1), ChosenAttention(layer, 1));
 }
 
 void LayerCaches::QuestScore(int32_t layer) {
@@ -131,9 +156,7 @@ void LayerCaches::QuestScore(int32_t layer) {
 }
 
 void LayerCaches::Select(int32_t groups) {
-  timer_.backend().Select({batch_, shape_.block_tokens, groups, rules_.as<kernels::BudgetRule>(),
-                           lse_.as<float>(), blocks_, selected_.as<int32_t>(), blocks_,
-                           counts_.as<int32_t>(), covered_.as<float>()});
+  timer_.backend().Select(Choice(groups));
 }
 
 void LayerCaches::PrefillAttend(const kernels::Buffer& q, const kernels::Buffer& out,

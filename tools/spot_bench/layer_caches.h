@@ -34,6 +34,8 @@ class LayerCaches {
   // `groups`: 1, or for quest's scores the KV heads.
   void Select(int32_t groups);
   void AttendChosen(int32_t layer, int32_t groups);
+  // Score, Select(1) and AttendChosen as a decode step issues them.
+  void AttendByScore(int32_t layer);
   // Causal attention of a prompt's last `rows` tokens over the first sequence.
   void PrefillAttend(const kernels::Buffer& q, const kernels::Buffer& out,
                      const kernels::Buffer& row_start, int32_t rows);
@@ -50,6 +52,9 @@ class LayerCaches {
  private:
   kernels::KvLayer Layer(int32_t layer) const;
   kernels::AttendArgs Attention(int32_t layer) const;
+  kernels::AttendArgs ChosenAttention(int32_t layer, int32_t groups) const;
+  kernels::SelectorScoreArgs Scores(int32_t layer) const;
+  kernels::SelectArgs Choice(int32_t groups) const;
   void MakeBatch();
   void SeedKeys(const kernels::Buffer& keys);
 
