@@ -237,7 +237,7 @@ TEST_F(EngineSessionTest, APolicyIsChangedWithoutHoldingOthersUp) {
     if (calls > 1) return policy;
     EXPECT_TRUE(engine_->CreateSession({}).ok());
     const SessionUpdate other = {.display_name = "renamed", .policy = [](model::Policy mine) {
-                                   mine.recency_tokens = 64;
+                                   mine.recency_tokens = 48;
                                    return mine;
                                  }};
     EXPECT_TRUE(engine_->UpdateSession(id, other).ok());
@@ -247,7 +247,7 @@ TEST_F(EngineSessionTest, APolicyIsChangedWithoutHoldingOthersUp) {
   ASSERT_TRUE(updated.ok()) << updated.status();
   EXPECT_EQ(calls, 2);
   EXPECT_EQ(updated->policy.sink_tokens, 32);
-  EXPECT_EQ(updated->policy.recency_tokens, 64);
+  EXPECT_EQ(updated->policy.recency_tokens, 48);
   EXPECT_EQ(updated->display_name, "renamed");
 }
 
