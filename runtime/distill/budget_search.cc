@@ -21,6 +21,7 @@ constexpr std::array<int, 6> kSteps = {-4, -2, -1, 1, 2, 4};
 constexpr int kBisections = 60;
 constexpr double kTolerance = 0.005;  // how much more than asked for may be read, relatively
 constexpr int32_t kAttempts = 3;
+constexpr double kLeastFloor = 96;     // tokens; the reserved ones are hardly fewer
 constexpr float kFloorShare = 0.45f;   // what a layer reads beyond its floor, in FloorFamily
 constexpr float kBesideDense = 0.45f;  // of a layer that is not dense, in DenseFamily
 constexpr int32_t kFloorOfAll = 1 << 26;
@@ -155,7 +156,7 @@ RuleFamily FloorFamily() {
     family.levels.back().k_min_tokens =
         level + 1 == kLevels
             ? kFloorOfAll
-            : static_cast<int32_t>(96 * std::pow(1.22, static_cast<double>(level)));
+            : static_cast<int32_t>(kLeastFloor * std::pow(1.22, static_cast<double>(level)));
   }
   return family;
 }

@@ -15,6 +15,7 @@
 #include "kernels/backend.h"
 #include "kernels/distill.h"
 #include "kvstore/kv_store.h"
+#include "runtime/model/policy.h"
 #include "runtime/model/selector.h"
 #include "runtime/model/transformer.h"
 
@@ -22,8 +23,8 @@ namespace spotd::distill {
 
 struct ReliabilityOptions {
   int32_t queries = 128;  // rows of each document, of its last quarter or its last so many
-  int32_t sink_tokens = 16;
-  int32_t recency_tokens = 64;
+  int32_t sink_tokens = model::Policy{}.sink_tokens;
+  int32_t recency_tokens = model::Policy{}.recency_tokens;
   std::vector<float> scales = {1.0f};  // to measure
 };
 

@@ -17,6 +17,7 @@
 #include "kvstore/kv_store.h"
 #include "runtime/distill/corpus.h"
 #include "runtime/distill/schedule.h"
+#include "runtime/model/policy.h"
 #include "runtime/model/selector.h"
 #include "runtime/model/transformer.h"
 
@@ -42,8 +43,8 @@ struct TrainerOptions {
   float sparse_fraction = 0.10f;
   double rounding_stage = 0.0;  // share of the last steps that see the keys as they are stored
   kernels::SelectorKeyFormat rounded_keys = kernels::SelectorKeyFormat::kInt4;
-  int32_t sink_tokens = 16;
-  int32_t recency_tokens = 64;
+  int32_t sink_tokens = model::Policy{}.sink_tokens;
+  int32_t recency_tokens = model::Policy{}.recency_tokens;
   PositionSkip skip;
   uint64_t seed = 1;
 };

@@ -18,6 +18,7 @@
 #include "runtime/distill/checkpoint.h"
 #include "runtime/distill/trainer.h"
 #include "runtime/model/model_source.h"
+#include "runtime/model/policy.h"
 #include "runtime/text/tokenizer.h"
 #include "tools/common/program_help.h"
 #include "tools/spot_distill/calibrate.h"
@@ -59,8 +60,9 @@ ABSL_FLAG(double, sparse_stage, 0.0,
 ABSL_FLAG(double, sparse_fraction, 0.10, "density of the sparse stage");
 ABSL_FLAG(double, round_keys, 0.0,
           "share of the steps, at the end, that see the selector's keys rounded to int4");
-ABSL_FLAG(int, sink_tokens, 16, "reserved tokens at the start of the context");
-ABSL_FLAG(int, recency_tokens, 64, "reserved tokens at its end");
+ABSL_FLAG(int, sink_tokens, spotd::model::Policy{}.sink_tokens,
+          "reserved tokens at the start of the context");
+ABSL_FLAG(int, recency_tokens, spotd::model::Policy{}.recency_tokens, "reserved tokens at its end");
 ABSL_FLAG(double, skip, 0.75, "share of the sequences trained with skipped positions");
 ABSL_FLAG(int32_t, cuts, 64, "skipped positions: the most places of a sequence that get a gap");
 ABSL_FLAG(double, gap_power, 0.5,
