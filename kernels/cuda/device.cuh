@@ -51,10 +51,11 @@ __device__ inline uint2 LoadStream8(const void* p) {
                : "l"(p));
   return v;
 }
-// For weights, which no kernel writes.
-__device__ inline uint4 LoadConstant16(const void* p) {
+// For weights. No kernel writes them, but .nc would let ptxas move what is asked for before
+// WaitForPrevious behind it, and it does.
+__device__ inline uint4 LoadWeights16(const void* p) {
   uint4 v;
-  asm volatile("ld.global.nc.L1::no_allocate.L2::256B.v4.u32 {%0, %1, %2, %3}, [%4];"
+  asm volatile("ld.global.L1::no_allocate.L2::256B.v4.u32 {%0, %1, %2, %3}, [%4];"
                : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w)
                : "l"(p));
   return v;

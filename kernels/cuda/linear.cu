@@ -6,59 +6,15 @@
 // bytes, inputs [8t, 8t + 8) of a 32-wide chunk, and calls them the fragment's k = {2t, 2t + 1, 2t
 // + 8, 2t + 9} of two instructions. The split over warps depends on in_dim alone, so a row's
 // arithmetic is the same whatever the number of rows.
-#include "kernels/cuda/device.cuh"
 #include "kernels/cuda/launch.cuh"
+#include "kernels/cuda/linear_even.h"
+#include "kernels/cuda/linear_strip.cuh"
 
 namespace spotd::kernels::cuda {
 namespace {
 
-constexpr int kWarps = 8;
-constexpr int kStrip = 16;
-constexpr int kChunk = 32;
 constexpr int kUnroll = 4;
 constexpr int kMaxRowTiles = 8;
-
-__device__ inline const LinearSegment& FindSegment(const LinearLaunch& launch, int strip) {
-  int s = launch.num_segments - 1;
-  while (s > 0 && strip < launch.segments[s].first_strip) --s;
-  return launch.segments[s];
-}
-
-__device__ inline void StoreOutput(const LinearSegment& segment, int64_t row, int out,
-                                   float value) {
-  if (segment.bias != nullptr) value += segment.bias[out];
-  const int64_t at = row * segment.out_dim + out;
-  switch (segment.kind) {
-    case OutputKind::kSwiGlu:  // of two sums: StoreGated
-      break;
-    case OutputKind::kBf16:
-      static_cast<Bf16x*>(segment.y)[at] = __float2bfloat16(value);
-      break;
-    case OutputKind::kFloat:
-      static_cast<float*>(segment.y)[at] = value;
-      break;
-    case OutputKind::kFloatAccumulate:
-      static_cast<float*>(segment.y)[at] += value;
-      break;
-  }
-}
-
-__device__ inline void StoreGated(const LinearSegment& segment, int64_t row, int out, float gate,
-                                  float up) {
-  const float rounded = __bfloat162float(__float2bfloat16(gate));
-  static_cast<Bf16x*>(segment.y)[row * segment.out_dim + out] =
-      __float2bfloat16(SwiGluOf(rounded, __bfloat162float(__float2bfloat16(up))));
-}
-
-// Row i of a strip's 16 weights; null beyond the last. A gated strip is 8 gates, then their ups.
-__device__ inline const Bf16x* WeightRow(const LinearSegment& segment, int out0, int i,
-                                         int in_dim) {
-  const bool gated = segment.kind == OutputKind::kSwiGlu;
-  const int out = out0 + (gated ? i % 8 : i);
-  const void* weight = gated && i >= 8 ? segment.up : segment.weight;
-  return out < segment.out_dim ? static_cast<const Bf16x*>(weight) + int64_t{out} * in_dim
-                               : nullptr;
-}
 
 // Chunks [begin, end) of this warp's strip into acc: kRowTiles tiles of 16 outputs x 8 rows.
 template <int kRowTiles>
@@ -73,8 +29,8 @@ __device__ inline void AccumulateStrip(const Bf16x* w0, const Bf16x* w1,
       for (int u = 0; u < kUnroll; ++u) {
         const int k = (c + u) * kChunk + 8 * t;
         const bool inside = c + u < end && k < in_dim;
-        wa[u] = inside && w0 != nullptr ? LoadConstant16(w0 + k) : uint4{0, 0, 0, 0};
-        wb[u] = inside && w1 != nullptr ? LoadConstant16(w1 + k) : uint4{0, 0, 0, 0};
+        wa[u] = inside && w0 != nullptr ? LoadWeights16(w0 + k) : uint4{0, 0, 0, 0};
+        wb[u] = inside && w1 != nullptr ? LoadWeights16(w1 + k) : uint4{0, 0, 0, 0};
       }
     }
     primed = false;
@@ -92,10 +48,6 @@ __device__ inline void AccumulateStrip(const Bf16x* w0, const Bf16x* w1,
     }
   }
 }
-
-// The warps' sums of a strip: [warp, output, row].
-template <int kRowTiles>
-using StripSums = float[kWarps][kStrip][kRowTiles * 8 + 1];
 
 template <int kRowTiles>
 __global__ __launch_bounds__(kWarps * 32, kRowTiles == 1 ? 4 : 1) void LinearKernel(
@@ -134,36 +86,12 @@ __global__ __launch_bounds__(kWarps * 32, kRowTiles == 1 ? 4 : 1) void LinearKer
   for (int u = 0; u < kUnroll; ++u) {
     const int k = (begin + u) * kChunk + 8 * t;
     const bool inside = begin + u < end && k < in_dim;
-    wa[u] = inside && w0 != nullptr ? LoadConstant16(w0 + k) : uint4{0, 0, 0, 0};
-    wb[u] = inside && w1 != nullptr ? LoadConstant16(w1 + k) : uint4{0, 0, 0, 0};
+    wa[u] = inside && w0 != nullptr ? LoadWeights16(w0 + k) : uint4{0, 0, 0, 0};
+    wb[u] = inside && w1 != nullptr ? LoadWeights16(w1 + k) : uint4{0, 0, 0, 0};
   }
   WaitForPrevious();
   AccumulateStrip<kRowTiles>(w0, w1, x, in_dim, begin, end, acc, wa, wb, true);
-
-#pragma unroll
-  for (int n = 0; n < kRowTiles; ++n) {
-    partial[warp][g][n * 8 + 2 * t] = acc[n][0];
-    partial[warp][g][n * 8 + 2 * t + 1] = acc[n][1];
-    partial[warp][g + 8][n * 8 + 2 * t] = acc[n][2];
-    partial[warp][g + 8][n * 8 + 2 * t + 1] = acc[n][3];
-  }
-  __syncthreads();
-  const auto sum_of = [&](int i, int row) {
-    float sum = 0;
-#pragma unroll
-    for (int w = 0; w < kWarps; ++w) sum += partial[w][i][row];
-    return sum;
-  };
-  for (int i = threadIdx.x; i < outs * kRowTiles * 8; i += kWarps * 32) {
-    const int out = i % outs;
-    const int row = i / outs;
-    if (out0 + out >= segment.out_dim || row0 + row >= launch.rows) continue;
-    if (gated) {
-      StoreGated(segment, row0 + row, out0 + out, sum_of(out, row), sum_of(out + 8, row));
-    } else {
-      StoreOutput(segment, row0 + row, out0 + out, sum_of(out, row));
-    }
-  }
+  StoreStrip<kRowTiles>(launch, segment, out0, row0, acc, partial);
 }
 
 // Any in_dim: one warp per output and row.
@@ -186,23 +114,11 @@ __global__ void LinearAnyKernel(const __grid_constant__ LinearLaunch launch) {
   }
 }
 
-// Weights arrive fastest in few streams that are spread evenly, and a thread block that starts
-// early goes where there is room: so an SM is held to as few thread blocks as take the grid at
-// once, or to three, by shared memory that nobody uses beside the kernel's own.
-int SharedToLimit(const LaunchContext& ctx, int blocks, int own_bytes) {
-  constexpr int kTwo = 54608;
-  constexpr int kThree = 44608;
-  if (!ctx.hopper) return 0;
-  if (blocks > 3 * ctx.sm_count && blocks <= 4 * ctx.sm_count) return 0;
-  const int each = blocks <= 2 * ctx.sm_count ? kTwo : kThree;
-  return each > own_bytes ? each - own_bytes : 0;
-}
-
 template <int kRowTiles>
 cudaError_t LaunchTiles(const LaunchContext& ctx, const LinearLaunch& launch, int strips) {
   const dim3 grid(strips, CeilDiv(launch.rows, kRowTiles * 8));
-  const int bytes =
-      SharedToLimit(ctx, strips * static_cast<int>(grid.y), sizeof(StripSums<kRowTiles>));
+  const int bytes = SharedToLimit(ctx, StripsPerSm(ctx, strips * static_cast<int>(grid.y)),
+                                  sizeof(StripSums<kRowTiles>));
   const cudaError_t error = cudaFuncSetAttribute(
       LinearKernel<kRowTiles>, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes);
   if (error != cudaSuccess) return error;
@@ -225,6 +141,7 @@ cudaError_t LaunchLinear(const LaunchContext& ctx, LinearLaunch launch) {
   if (!LinearIsTiled(launch.in_dim)) {
     return Launch(ctx, LinearAnyKernel, dim3(strips, launch.rows), kWarps * 32, 0, launch);
   }
+  if (LinearIsEven(launch)) return LaunchLinearEven(ctx, launch, strips);
   if (launch.rows <= 8) return LaunchTiles<1>(ctx, launch, strips);
   if (launch.rows <= 16) return LaunchTiles<2>(ctx, launch, strips);
   if (launch.rows <= 32) return LaunchTiles<4>(ctx, launch, strips);

@@ -124,6 +124,16 @@ TEST(DenseTest, Linear) {
                                {200, 512, {64, 100, 72}}});
 }
 
+// Those of linear_even.cu: ever more strips an SM, ragged ends, two tiles of rows.
+TEST(DenseTest, LinearOfEvenInputs) {
+  ExpectTheReferencesProducts({{6, 2048, {100, 20, 4}},
+                               {3, 1024, {100, 20, 4}},
+                               {5, 3072, {4096, 1024, 1608}},
+                               {8, 1024, {4096, 4096, 1024}},
+                               {9, 1024, {40, 4, 100}},
+                               {16, 4096, {512, 128, 256}}});
+}
+
 // Of many rows, where cuBLASLt is there: its kernels are not for racecheck, which fails in them.
 TEST(DenseTest, LinearByTheLibrary) {
   ExpectTheReferencesProducts(
@@ -169,7 +179,13 @@ void ExpectItsTwoSteps(const std::vector<GatedShape>& shapes) {
 }
 
 TEST(DenseTest, LinearSwiGluIsItsTwoStepsToTheBit) {
-  ExpectItsTwoSteps({{1, 4096, 1536}, {3, 576, 1540}, {8, 64, 7}, {17, 33, 20}, {40, 896, 100}});
+  ExpectItsTwoSteps({{1, 4096, 1536},
+                     {3, 576, 1540},
+                     {6, 1024, 5003},
+                     {8, 64, 7},
+                     {12, 2048, 20},
+                     {17, 33, 20},
+                     {40, 896, 100}});
 }
 
 TEST(DenseTest, LinearSwiGluByTheLibrary) {
@@ -177,26 +193,36 @@ TEST(DenseTest, LinearSwiGluByTheLibrary) {
 }
 
 // The property that makes a request's tokens independent of its neighbours.
-TEST(DenseTest, LinearRowsDoNotDependOnTheirNumber) {
-  const std::vector<float> x = RandomActs(256 * 1024, 10);
-  auto weight = MakeWeight(Gpu(), RandomActs(96 * 1024, 11, 0.05f), 96);
+void ExpectRowsNotToDependOnTheirNumber(int32_t in_dim, int32_t out_dim) {
+  const std::vector<float> x = RandomActs(static_cast<size_t>(256 * in_dim), 10);
+  auto weight = MakeWeight(
+      Gpu(), RandomActs(static_cast<size_t>(out_dim) * static_cast<size_t>(in_dim), 11, 0.05f),
+      out_dim);
   std::vector<float> first;
   for (const int32_t rows : {1, 2, 8, 9, 16, 31, 64, 65, 256}) {
     Buffer in = Gpu().PutActs(
-        std::vector<float>(x.end() - rows * 1024, x.end()));  // the last row is the same
-    Buffer out = Gpu().MakePoisoned(static_cast<size_t>(rows * 96) * 4);
+        std::vector<float>(x.end() - rows * in_dim, x.end()));  // the last row is the same
+    Buffer out = Gpu().MakePoisoned(static_cast<size_t>(rows * out_dim) * 4);
     LinearArgs args = {};
     args.x = in.data();
     args.rows = rows;
-    args.in_dim = 1024;
+    args.in_dim = in_dim;
     args.num_outputs = 1;
     args.outputs[0] = {weight.get(), nullptr, out.data(), false};
     Gpu()->Logits(args);
     const std::vector<float> all = Gpu().Get<float>(out);
-    const std::vector<float> last(all.end() - 96, all.end());
+    const std::vector<float> last(all.end() - out_dim, all.end());
     if (first.empty()) first = last;
-    EXPECT_TRUE(SameBits(first, last)) << rows;
+    EXPECT_TRUE(SameBits(first, last)) << rows << " rows, " << in_dim << " -> " << out_dim;
   }
+}
+
+TEST(DenseTest, LinearRowsDoNotDependOnTheirNumber) {
+  ExpectRowsNotToDependOnTheirNumber(576, 96);
+  ExpectRowsNotToDependOnTheirNumber(1024, 96);
+  ExpectRowsNotToDependOnTheirNumber(2048, 96);
+  ExpectRowsNotToDependOnTheirNumber(1024, 6700);
+  ExpectRowsNotToDependOnTheirNumber(1024, 8700);
 }
 
 TEST(DenseTest, WeightsKeepTheOrderAskedFor) {
