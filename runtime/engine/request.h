@@ -117,8 +117,9 @@ struct RequestSparsity {
   double mean_output_error = 0;     // of the layer's output, relative
   bool dense_by_audit = false;      // the session fell under the floor and decodes densely now
   // Share of steps x layers that read each block of the context, for "where was the answer read
-  // from": (block index, share), largest first, sinks and recency left out, over the steps that
-  // were sparse; filled when GenerateRequest::report_blocks > 0.
+  // from": (block index, share), largest first, over the steps that were sparse; sinks, recency and
+  // the newest 256 tokens (or an eighth of the context, if that is less) left out. Filled when
+  // GenerateRequest::report_blocks > 0.
   std::vector<std::pair<int32_t, float>> top_blocks;
 };
 

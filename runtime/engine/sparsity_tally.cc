@@ -5,6 +5,17 @@
 #include "kernels/core/budget_rule.h"
 
 namespace spotd::engine {
+namespace {
+
+// What was said last is read for nearly every token, whatever it is about.
+constexpr int32_t kNearTokens = 256;
+constexpr int32_t kNearShare = 8;  // of a short context: one in so many tokens
+
+int32_t FirstNearBlock(int32_t context, int32_t block_tokens) {
+  return (context - std::min(kNearTokens, context / kNearShare)) / block_tokens;
+}
+
+}  // namespace
 
 SparsityTally::SparsityTally(const model::Policy& policy, int32_t block_tokens,
                              int32_t report_blocks, bool traced)
@@ -31,11 +42,12 @@ void SparsityTally::Add(const model::RowSparsity& step, int32_t context) {
 void SparsityTally::CountBlocks(int32_t context) {
   // Reserved blocks are read whatever the question: they tell nothing.
   const kernels::BudgetPlan plan = kernels::PlanReserved(rule_, context, block_tokens_);
+  const int32_t end = std::min(plan.recent_begin, FirstNearBlock(context, block_tokens_));
   if (reads_.size() < static_cast<size_t>(plan.blocks)) reads_.resize(plan.blocks, 0);
   for (const std::vector<int32_t>& layer : trace_.blocks) {
     ++layer_steps_;
     for (const int32_t block : layer) {
-      if (block >= plan.sink_blocks && block < plan.recent_begin) ++reads_[block];
+      if (block >= plan.sink_blocks && block < end) ++reads_[block];
     }
   }
 }

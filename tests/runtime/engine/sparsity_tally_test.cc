@@ -2,6 +2,9 @@
 
 #include <gtest/gtest.h>
 
+#include <cstdint>
+#include <vector>
+
 namespace spotd::engine {
 namespace {
 
@@ -58,6 +61,21 @@ TEST(SparsityTallyTest, TopBlocksLeaveOutSinksAndRecency) {
   EXPECT_FLOAT_EQ(top[0].second, 0.75f);
   EXPECT_EQ(top[1].first, 3);
   EXPECT_FLOAT_EQ(top[1].second, 0.5f);
+}
+
+TEST(SparsityTallyTest, TopBlocksLeaveOutWhatIsNear) {
+  model::Policy policy;
+  policy.sink_tokens = 16;
+  policy.recency_tokens = 64;
+  SparsityTally tally(policy, 16, 8);
+  // Of 4096 tokens the last 256, from block 240 on; of 320 the reserved 64, from block 16 on.
+  tally.trace()->blocks = {{0, 100, 239, 240, 251, 252, 255}};
+  tally.Add(SparseStep(7, 0.9f), 4096);
+  tally.trace()->blocks = {{0, 15, 16, 19}};
+  tally.Add(SparseStep(4, 0.9f), 320);
+  std::vector<int32_t> blocks;
+  for (const auto& [block, share] : tally.Result().top_blocks) blocks.push_back(block);
+  EXPECT_EQ(blocks, (std::vector<int32_t>{15, 100, 239}));
 }
 
 }  // namespace
