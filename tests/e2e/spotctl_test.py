@@ -139,6 +139,23 @@ class SpotctlTest(unittest.TestCase):
         interrupted_chat("--session", *kept)
         self.assertEqual(sessions(), before, "it was there before the chat")
 
+    def test_chat_drops_its_session_when_told_to_end(self):
+        before = self.run_json("sessions", "list")
+        for end in (signal.SIGTERM, signal.SIGHUP):
+            chat = subprocess.Popen([str(BIN / "spotctl"), "--address", self.spotd.address, "chat", "--json",
+                                     "--max-tokens", "100000", "--ignore-eos"], stdin=subprocess.PIPE,
+                                    stdout=subprocess.PIPE, text=True)
+            chat.stdin.write("hello\n")
+            chat.stdin.flush()
+            while "delta" not in json.loads(chat.stdout.readline()):  # then an answer is running
+                pass
+            self.assertEqual(len(self.run_json("sessions", "list")), len(before) + 1)
+            chat.send_signal(end)
+            self.assertEqual(chat.wait(20), 128 + end)
+            chat.stdin.close()
+            chat.stdout.close()
+            self.assertEqual(self.run_json("sessions", "list"), before)
+
     def test_watch(self):
         load = subprocess.Popen([str(BIN / "spotctl"), "--address", self.spotd.address, "complete", "--text", "go",
                                  "--max-tokens", "400", "--ignore-eos"], stdout=subprocess.DEVNULL,

@@ -18,7 +18,7 @@ namespace spotd::spotctl {
 namespace {
 
 constexpr int kMaxMessageBytes = 16 << 20;
-constexpr int kInterrupted = 130;  // as shells report SIGINT
+constexpr int kSignalled = 128;  // and the signal's number, as shells report it
 
 std::mutex interrupt_mutex;
 grpc::ClientContext* running_call = nullptr;  // guarded by interrupt_mutex, like all below
@@ -110,18 +110,23 @@ void StartInterruptHandler() {
   sigset_t signals;
   sigemptyset(&signals);
   sigaddset(&signals, SIGINT);
+  sigaddset(&signals, SIGTERM);
+  // Where nohup set it aside it stays so: a blocked signal would come through.
+  struct sigaction hangup = {};
+  if (sigaction(SIGHUP, nullptr, &hangup) == 0 && hangup.sa_handler != SIG_IGN)
+    sigaddset(&signals, SIGHUP);
   pthread_sigmask(SIG_BLOCK, &signals, nullptr);
   std::thread([signals] {
     for (int signal = 0; sigwait(&signals, &signal) == 0;) {
       std::lock_guard lock(interrupt_mutex);
-      if (running_call != nullptr) {
+      if (running_call != nullptr && signal == SIGINT) {
         running_call->TryCancel();
         continue;
       }
-      // From here on the system ends spotctl where Ctrl-C comes again.
+      // From here on the system ends spotctl where a signal comes again.
       pthread_sigmask(SIG_UNBLOCK, &signals, nullptr);
       if (before_the_end != nullptr) before_the_end();
-      std::_Exit(kInterrupted);
+      std::_Exit(kSignalled + signal);
     }
   }).detach();
 }

@@ -73,10 +73,10 @@ class Client {
 void PrintJson(const google::protobuf::Message& message);
 
 // Starts the thread that turns Ctrl-C into cancellation of the running call, or where none runs
-// ends spotctl. Once, before any other thread.
+// ends spotctl, as SIGTERM and a hangup do in any case. Once, before any other thread.
 void StartInterruptHandler();
 
-// While this lives, spotctl does `task` before Ctrl-C ends it; a second Ctrl-C ends it at once. The
+// While this lives, spotctl does `task` before such a signal ends it; a second ends it at once. The
 // task is done on a thread where anything may be called, but must use no Client::Context: no call
 // can begin meanwhile. One at a time.
 class OnInterrupt {
